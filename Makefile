@@ -1,0 +1,167 @@
+# gptqpipe: the only makefile. `make help` lists the targets.
+MODE  ?= release
+CUDA  ?= auto
+V     ?= 0
+CC    ?= cc
+OPT   ?=
+PREFIX ?= /usr/local
+ARGS  ?=
+
+DEBS := gcc libc6-dev pkg-config libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev libxxhash-dev \
+        libarchive-dev libgit2-dev libssl-dev perl strace python3
+
+ifeq ($(filter $(MODE),release debug asan tsan cov),)
+$(error MODE must be release, debug, asan, tsan or cov, not '$(MODE)')
+endif
+ifeq ($(filter $(CUDA),auto 0 1),)
+$(error CUDA must be auto, 0 or 1, not '$(CUDA)')
+endif
+Q := $(if $(filter 1,$(V)),,@)
+
+# release lives in build/ itself, the other flavours below it, so that no flavour needs a clean.
+B := build$(if $(filter release,$(MODE)),,/$(MODE))
+O := $(B)/obj
+
+opt_release := -O2
+opt_debug := -O0 -g3
+opt_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+opt_tsan := -O1 -g -fsanitize=thread
+opt_cov := -O0 -g --coverage
+
+PKGS := yaml-0.1 jansson libpcre2-8 libutf8proc libcrypto libarchive libgit2 libxxhash
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+
+WARN := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wpointer-arith \
+        -Wno-format-truncation -Wno-unknown-warning-option -Werror
+CFLAGS_ALL = -std=c11 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -g -ffp-contract=off -fno-math-errno -fno-strict-aliasing -pthread \
+             $(opt_$(MODE)) $(OPT) $(WARN) $(CFLAGS)
+LIBS = $(PKG_LIBS) -lm -ldl -pthread
+
+SRC_LIB := $(wildcard pipeline/*.c pipeline/base/*.c cache/*.c stages/*.c stages/*/*.c kernels/*.c)
+SRC_CMD := $(wildcard cmd/*.c)
+SRC_CPU := $(wildcard kernels/cpu/*.c)
+ISAS := scalar avx2 avx512
+isa_scalar := -O3 -DISA=scalar -DISA_SCALAR
+isa_avx2 := -O3 -DISA=avx2 -DISA_AVX2 -mavx2 -mfma -mf16c
+isa_avx512 := -O3 -DISA=avx512 -DISA_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
+
+OBJ_LIB := $(SRC_LIB:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(SRC_CPU:%.c=$(O)/%.$(i).o))
+OBJ_CMD := $(SRC_CMD:%.c=$(O)/%.o)
+LIB := $(B)/libgptqpipe.a
+PROG := $(B)/gptqpipe
+
+UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c tests/kernels/check_*.c))
+BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/bench_*.c))
+FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+ALL_OBJ := $(OBJ_LIB) $(OBJ_CMD) $(patsubst $(B)/tests/%,$(O)/tests/%.o,$(UNIT) $(BENCH))
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all deps quickstart check test test-build test-slow test-peers bench lint format fuzz fuzz-run cov install clean help FORCE
+
+all: $(PROG) ## build the program (default)
+
+$(PROG): $(OBJ_CMD) $(LIB)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $(OBJ_CMD) $(LIB) $(LIBS)
+
+$(LIB): $(OBJ_LIB)
+	@echo "  AR    $@"
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+# Objects are rebuilt when compiler or flags change.
+STAMP := $(O)/flags
+$(STAMP): FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(CFLAGS_ALL) $(isa_scalar) $(isa_avx2) $(isa_avx512)' | cmp -s - $@ || echo '$(CC) $(CFLAGS_ALL) $(isa_scalar) $(isa_avx2) $(isa_avx512)' > $@
+
+define compile
+	@mkdir -p $(@D)
+	@echo "  CC    $@"
+	$(Q)$(CC) $(CFLAGS_ALL) $(1) -MMD -MP -c -o $@ $<
+endef
+
+$(O)/%.o: %.c $(STAMP)
+	$(call compile,$(if $(filter pipeline/% cache/%,$<),-Wconversion))
+$(O)/%.scalar.o: %.c $(STAMP)
+	$(call compile,$(isa_scalar) $(OPT))
+$(O)/%.avx2.o: %.c $(STAMP)
+	$(call compile,$(isa_avx2) $(OPT))
+$(O)/%.avx512.o: %.c $(STAMP)
+	$(call compile,$(isa_avx512) $(OPT))
+
+-include $(ALL_OBJ:.o=.d)
+
+$(B)/tests/%: $(O)/tests/%.o $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $< $(LIB) -lcmocka $(LIBS)
+
+deps: ## install the Debian packages that the build and the tests need
+	$(Q)missing=; for p in $(DEBS); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "  APT  $$missing"; apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing >/dev/null; fi
+
+quickstart: deps ## install what is missing, build, run manifests/quickstart.yaml
+	$(Q)$(MAKE) --no-print-directory all
+	$(PROG) apply manifests/quickstart.yaml
+
+check: deps ## install what is missing, build, run the tests
+	$(Q)$(MAKE) --no-print-directory test
+
+test-build: all $(UNIT)
+
+test: test-build ## unit, kernel and command-line tests
+	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t)
+
+test-slow: test-build ## long tests: kills, compilers, whole-model runs
+	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer --exec tests/run $(ARGS) $(wildcard tests/slow/*.t)
+
+test-peers: test-build ## tests against GPTQModel, Transformers and vLLM (PEERS=folder with their environments)
+	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) prove --timer --exec tests/run $(ARGS) $(wildcard tests/peers/*.t)
+
+bench: all $(BENCH) ## kernel and pipeline speed, each beside its bound
+	$(Q)for b in $(BENCH); do $$b $(ARGS) || exit 1; done
+
+lint: ## layering, banned functions, formatting, headers alone, cppcheck, shellcheck
+	$(Q)tests/lint/lint.sh
+
+format: ## clang-format every C file
+	$(Q)git ls-files '*.c' '*.h' | xargs clang-format-14 -i
+
+# Fuzz targets: libFuzzer with ASan and UBSan, everything instrumented.
+FUZZ_CFLAGS := -std=c11 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -g -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -ffp-contract=off \
+               -fno-math-errno -fno-strict-aliasing -pthread
+FUZZ_OBJ := $(SRC_LIB:%.c=build/fuzz/obj/%.o) $(foreach i,$(ISAS),$(SRC_CPU:%.c=build/fuzz/obj/%.$(i).o))
+build/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(Q)clang $(FUZZ_CFLAGS) -c -o $@ $<
+build/fuzz/obj/%.scalar.o: %.c
+	@mkdir -p $(@D)
+	$(Q)clang $(FUZZ_CFLAGS) $(isa_scalar) -c -o $@ $<
+build/fuzz/obj/%.avx2.o: %.c
+	@mkdir -p $(@D)
+	$(Q)clang $(FUZZ_CFLAGS) $(isa_avx2) -c -o $@ $<
+build/fuzz/obj/%.avx512.o: %.c
+	@mkdir -p $(@D)
+	$(Q)clang $(FUZZ_CFLAGS) $(isa_avx512) -c -o $@ $<
+build/fuzz/libgptqpipe.a: $(FUZZ_OBJ)
+	$(Q)rm -f $@ && ar rcs $@ $^
+build/fuzz/%: tests/fuzz/%.c build/fuzz/libgptqpipe.a
+	@echo "  FUZZ  $@"
+	$(Q)clang $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $< build/fuzz/libgptqpipe.a $(LIBS)
+fuzz: $(FUZZ) ## build the fuzz targets (clang)
+FUZZ_SECONDS ?= 60
+fuzz-run: fuzz ## run each fuzz target for FUZZ_SECONDS
+	$(Q)for f in $(FUZZ); do n=$$(basename $$f); mkdir -p build/fuzz/corpus/$$n; echo "== $$n"; \
+	$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -verbosity=0 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
+	build/fuzz/corpus/$$n $$(ls -d tests/fuzz/corpus/$$n 2>/dev/null) || exit 1; done
+
+install: all ## install under PREFIX (default /usr/local)
+	install -D -m 755 $(PROG) $(DESTDIR)$(PREFIX)/bin/gptqpipe
+
+clean: ## remove build/
+	rm -rf build
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
