@@ -8,6 +8,9 @@
 
 #include <stdatomic.h>
 
+#ifdef ISA
+#include "kernels/cpu/simd.h" /* before backend.h: see its #undefs */
+#endif
 #include "kernels/backend.h"
 
 enum { PANEL = 16 }; /* outputs (or positions) side by side: the 16 lanes */

@@ -42,6 +42,10 @@
 #else
 #error "kernels/cpu is compiled once per ISA, with -DISA_SCALAR, -DISA_AVX2 or -DISA_AVX512"
 #endif
+/* They have done their work, and enum isa in kernels/backend.h has constants of these names. */
+#undef ISA_SCALAR
+#undef ISA_AVX2
+#undef ISA_AVX512
 
 /* Lanes beyond n of v become those of other; n as in v16_load_n. */
 SIMD_INLINE v16 v16_keep_n(v16 v, int n, v16 other)
