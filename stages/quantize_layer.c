@@ -36,7 +36,7 @@ int quantize_chain_open(struct stage_ctx *s, struct run_ctx *r, void **out, stru
     c->s = s;
     c->q = quantize_info(s);
     *out = c;
-    int rc = device_open(r, &c->b, e);
+    int rc = device_open(r->isa, r->device, r->pool, &c->b, e);
     const struct stage_input *calibration = stage_input_find(s, "calibration");
     if (!rc && calibration)
         rc = walk_open(&c->walk, c->b, &c->q->model, calibration->files, r, e);
@@ -55,7 +55,9 @@ void quantize_chain_close(struct stage_ctx *s, struct run_ctx *r, void *chain)
     if (!c)
         return;
     walk_close(&c->walk);
-    device_close(r, c->b);
+    if (c->b)
+        device_count(c->b, r);
+    device_close(c->b);
     free(c);
 }
 
