@@ -214,7 +214,7 @@ static int check_canonical(const struct record *r, const char *text, size_t byte
 int record_read(struct record *r, const char *text, size_t bytes, const char *name, struct err *e)
 {
     *r = (struct record)RECORD_INIT;
-    size_t body;
+    size_t body = 0;
     int rc = check_trailer(text, bytes, name, &body, e);
     if (rc)
         return rc;
