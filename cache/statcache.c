@@ -82,20 +82,23 @@ static bool remember(struct map *m, const struct entry *n)
     return true;
 }
 
-static bool parse_entry(const char *line, struct entry *n)
+/* An entry from the future (the clock was set back) would win against every new one: it is dropped. */
+static bool parse_entry(const char *line, int64_t now_ns, struct entry *n)
 {
     int end = -1;
     *n = (struct entry){.size = 0};
     int got = sscanf(line, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd64 " %" SCNd64 " %" SCNd64 " %64s %32s%n", &n->id.dev, &n->id.ino,
                      &n->size, &n->mtime_ns, &n->ctime_ns, &n->hashed_ns, n->digests.sha256, n->digests.xxh3, &end);
     n->digests.bytes = n->size;
-    return got == 8 && end >= 0 && line[end] == '\n' && hash_is_hex(n->digests.sha256) && hash_is_xxh_hex(n->digests.xxh3) && !racy(n);
+    return got == 8 && end >= 0 && line[end] == '\n' && hash_is_hex(n->digests.sha256) && hash_is_xxh_hex(n->digests.xxh3) && !racy(n) &&
+           n->hashed_ns <= now_ns;
 }
 
 /* Adds the entries of stat.db. Whatever is wrong with the file costs only speed, so it is no error. */
 static void load(const char *path, struct map *m)
 {
     struct buf b = BUF_INIT;
+    int64_t now_ns = (int64_t)io_now_ns();
     const size_t trailer = strlen("xxh3 ") + HASH_XXH_HEX - 1 + 1;
     char sum[HASH_XXH_HEX];
     if (io_read_file(path, FILE_BYTES_MAX, &b, NULL) || b.len < strlen(header) + trailer || memcmp(b.data, header, strlen(header)))
@@ -107,7 +110,7 @@ static void load(const char *path, struct map *m)
         goto out;
     for (const char *line = b.data + strlen(header); line < last;) {
         struct entry n;
-        if (parse_entry(line, &n))
+        if (parse_entry(line, now_ns, &n))
             remember(m, &n);
         const char *lf = memchr(line, '\n', (size_t)(last - line));
         line = lf ? lf + 1 : last;
