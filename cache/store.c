@@ -26,6 +26,11 @@ enum { LAYOUT = 1, FRESHEN_S = 60, STRAY_IDLE_S = 3600 };
 static const char cachedir_tag[] = "Signature: 8a477f597d28d172789f06886806bc55\n"
                                    "# A cache of gptqpipe. See https://bford.info/cachedir/\n";
 
+static time_t now_s(void)
+{
+    return (time_t)(io_now_ns() / 1000000000u);
+}
+
 /* A folder without VERSION may hold only what another process, opening it at the same moment, puts there before VERSION. */
 static int check_unclaimed(const char *dir, struct err *e)
 {
@@ -107,7 +112,7 @@ static void sweep_strays(const struct store *s)
             continue;
         char *path = io_join(s->dir, ent->d_name);
         struct stat st;
-        if (lstat(path, &st) == 0 && st.st_mtime < (time_t)(io_now_ns() / 1000000000u) - STRAY_IDLE_S)
+        if (lstat(path, &st) == 0 && st.st_mtime < now_s() - STRAY_IDLE_S)
             unlink(path);
         free(path);
     }
@@ -128,7 +133,7 @@ int store_open(const char *dir, struct store **out, struct err *e)
         store_close(s);
         return rc;
     }
-    tmpdir_sweep(s->tmp);
+    tmpdir_sweep(s->tmp, now_s());
     sweep_strays(s);
     *out = s;
     return 0;
@@ -175,7 +180,7 @@ int store_make_shard(const char *path, struct err *e)
 void store_freshen(const char *path)
 {
     struct stat st;
-    if (stat(path, &st) == 0 && st.st_mtime < (time_t)(io_now_ns() / 1000000000u) - FRESHEN_S)
+    if (stat(path, &st) == 0 && st.st_mtime < now_s() - FRESHEN_S)
         utimensat(AT_FDCWD, path, NULL, 0); /* fails in a foreign or read-only cache, which its owner keeps fresh */
 }
 

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "pipeline/base/io.h"
@@ -94,18 +93,18 @@ static time_t newest_change(const char *path)
     return newest;
 }
 
-static bool owner_gone(const struct owner *o, const struct owner *self, const char *path)
+static bool owner_gone(const struct owner *o, const struct owner *self, const char *path, time_t now_s)
 {
     bool ours = strcmp(o->boot, "none") && !strcmp(o->boot, self->boot) && o->pidns && o->pidns == self->pidns;
     if (!ours)
-        return newest_change(path) < (time_t)(io_now_ns() / 1000000000u) - FOREIGN_IDLE_S;
+        return newest_change(path) < now_s - FOREIGN_IDLE_S;
     if (kill((pid_t)o->pid, 0) < 0 && errno == ESRCH)
         return true;
     unsigned long long start;
     return o->start && start_time(o->pid, &start) && start != o->start;
 }
 
-void tmpdir_sweep(const char *tmp)
+void tmpdir_sweep(const char *tmp, time_t now_s)
 {
     DIR *d = opendir(tmp);
     if (!d)
@@ -117,7 +116,7 @@ void tmpdir_sweep(const char *tmp)
         if (!parse_owner(ent->d_name, &o))
             continue;
         char *path = io_join(tmp, ent->d_name);
-        if (owner_gone(&o, &self, path))
+        if (owner_gone(&o, &self, path, now_s))
             io_remove_tree(path, NULL);
         free(path);
     }

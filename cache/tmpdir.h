@@ -7,11 +7,13 @@
 #ifndef CACHE_TMPDIR_H
 #define CACHE_TMPDIR_H
 
+#include <time.h>
+
 #include "pipeline/base/err.h"
 
 /* A fresh folder in tmp. The caller frees *dir. */
 int tmpdir_make(const char *tmp, char **dir, struct err *e);
-/* Removes what dead owners left. What cannot be removed stays: this is housekeeping and never fails. */
-void tmpdir_sweep(const char *tmp);
+/* Removes what dead owners left; now_s is the time. What cannot be removed stays: this is housekeeping and never fails. */
+void tmpdir_sweep(const char *tmp, time_t now_s);
 
 #endif
