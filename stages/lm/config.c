@@ -9,7 +9,7 @@
 #include "stages/lm/arch.h"
 #include "stages/lm/detmath.h"
 
-enum { CONFIG_MAX_BYTES = 16 << 20, DIM_MAX = 1 << 24, LAYERS_MAX = 4096 };
+enum { CONFIG_MAX_BYTES = 16 << 20, DIM_MAX = 1 << 24, LAYERS_MAX = 4096, WINDOW_DEFAULT = 4096 };
 
 static bool has(const json_t *o, const char *key)
 {
@@ -230,6 +230,8 @@ static int load_window(struct config *c, const json_t *o, const char *where, str
     int rc = 0;
     if (rule == WINDOW_FLAG)
         rc = json_opt_bool(o, where, "use_sliding_window", &use, e);
+    if (use && !json_object_get(o, "sliding_window"))
+        window = WINDOW_DEFAULT; /* the classes' default; null says none */
     if (!rc && use)
         rc = json_opt_int(o, where, "sliding_window", 1, INT32_MAX, &window, e);
     if (!rc && use && rule == WINDOW_FLAG)
