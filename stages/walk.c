@@ -152,15 +152,14 @@ void walk_close(struct walk *w)
     *w = (struct walk){.b = NULL};
 }
 
-/* h += x^T x of a block of rows, when wanted. */
-static int add_hessian(struct walk *w, double *h, const float *x, int64_t rows, int64_t K, int64_t row, struct err *e)
+static int add_hessian(struct hessian *h, const float *x, int64_t rows, struct err *e)
 {
-    return h ? w->b->ops->hessian(w->b, h, x, K, rows, K, row, e) : 0;
+    return h ? hessian_add(h, x, h->K, rows, e) : 0;
 }
 
 typedef int norm_fn(const struct layer *l, const struct decoder_env *env, const float *hidden, float *xn, int64_t M, struct err *e);
 
-static int norm_hessian(struct walk *w, const struct layer *l, norm_fn *norm, double *h, struct err *e)
+static int norm_hessian(struct walk *w, const struct layer *l, norm_fn *norm, struct hessian *h, struct err *e)
 {
     int rc = 0;
     for (int64_t row = 0; h && !rc && row < w->tokens; row += w->block) {
@@ -169,19 +168,19 @@ static int norm_hessian(struct walk *w, const struct layer *l, norm_fn *norm, do
         if (!rc)
             rc = norm(l, &w->env, w->x, w->y, n, e);
         if (!rc)
-            rc = add_hessian(w, h, w->y, n, w->model->config.hidden, row, e);
+            rc = add_hessian(h, w->y, n, e);
         if (!rc)
             rc = step(w, n, e);
     }
     return rc;
 }
 
-int walk_attn_norm(struct walk *w, const struct layer *l, double *h, struct err *e)
+int walk_attn_norm(struct walk *w, const struct layer *l, struct hessian *h, struct err *e)
 {
     return norm_hessian(w, l, layer_attn_norm, h, e);
 }
 
-int walk_mlp_norm(struct walk *w, const struct layer *l, double *h, struct err *e)
+int walk_mlp_norm(struct walk *w, const struct layer *l, struct hessian *h, struct err *e)
 {
     return norm_hessian(w, l, layer_mlp_norm, h, e);
 }
@@ -191,7 +190,7 @@ static int final_norm(const struct layer *l, const struct decoder_env *env, cons
     return env->b->ops->rmsnorm(env->b, xn, hidden, l->attn_norm, M, env->c->hidden, (float)env->c->rms_eps, e);
 }
 
-int walk_head_input(struct walk *w, double *h, struct err *e)
+int walk_head_input(struct walk *w, struct hessian *h, struct err *e)
 {
     struct layer head = {.index = -1};
     int64_t K = w->model->config.hidden;
@@ -252,15 +251,14 @@ int walk_attention(struct walk *w, const struct layer *l, struct err *e)
     return rc;
 }
 
-int walk_o_input(struct walk *w, double *h, struct err *e)
+int walk_o_input(struct walk *w, struct hessian *h, struct err *e)
 {
     int rc = 0;
-    int64_t K = w->a.cols;
     for (int64_t row = 0; h && !rc && row < w->tokens; row += w->block) {
         int64_t n = block_at(w, row);
         rc = rowstore_read(&w->a, row, n, w->y, e);
         if (!rc)
-            rc = add_hessian(w, h, w->y, n, K, row, e);
+            rc = add_hessian(h, w->y, n, e);
         if (!rc)
             rc = step(w, n, e);
     }
@@ -297,7 +295,7 @@ int walk_mlp_out(struct walk *w, const struct layer *l, struct err *e)
     return add_output(w, l, &w->act, w->z, layer_mlp_out, e);
 }
 
-int walk_mlp_act(struct walk *w, const struct layer *l, double *h, struct err *e)
+int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, struct err *e)
 {
     int rc = 0;
     for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
@@ -308,7 +306,7 @@ int walk_mlp_act(struct walk *w, const struct layer *l, double *h, struct err *e
         if (!rc)
             rc = layer_mlp_act(l, &w->env, w->y, w->z, n, e);
         if (!rc)
-            rc = add_hessian(w, h, w->z, n, w->act.cols, row, e);
+            rc = add_hessian(h, w->z, n, e);
         if (!rc)
             rc = rowstore_write(&w->act, row, n, w->z, e);
         if (!rc)
