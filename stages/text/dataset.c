@@ -32,7 +32,7 @@ struct dataset {
     struct buf text;         /* bytes read and not yet used start at `at` */
     size_t at;
     long line, item;
-    size_t counted; /* JSON list: newlines before here are in `line` */
+    size_t counted, line_start; /* JSON list: newlines before `counted` are in `line` */
     bool list_open;
     json_t *value; /* holds the current document's text */
     int32_t *ids;
@@ -216,7 +216,7 @@ static int open_file(struct dataset *d, struct err *e)
     d->kind = kind_of(d->file->name);
     d->ended = d->list_open = false;
     d->line = d->item = 0;
-    d->at = d->counted = 0;
+    d->at = d->counted = d->line_start = 0;
     buf_clear(&d->text);
     enum packing packing = packing_of(d->file->name, &len);
     if (packing != PACKED_NOT) {
@@ -335,7 +335,10 @@ static char skip_spaces(struct dataset *d)
     while (d->at < d->text.len && is_space(d->text.data[d->at]))
         d->at++;
     for (; d->counted < d->at; d->counted++)
-        d->line += d->text.data[d->counted] == '\n';
+        if (d->text.data[d->counted] == '\n') {
+            d->line++;
+            d->line_start = d->counted + 1;
+        }
     return d->at < d->text.len ? d->text.data[d->at] : 0;
 }
 
@@ -364,10 +367,7 @@ static int next_list_item(struct dataset *d, struct dataset_doc *doc, struct err
         return d->at == d->text.len ? 0 : list_error(d, "text behind the list", e);
     }
     json_error_t je;
-    long col = 0;
-    while ((size_t)col < d->at && d->text.data[d->at - 1 - (size_t)col] != '\n')
-        col++;
-    int rc = parse(d, d->text.data + d->at, d->text.len - d->at, JSON_DISABLE_EOF_CHECK, d->line + 1, col, &je, e);
+    int rc = parse(d, d->text.data + d->at, d->text.len - d->at, JSON_DISABLE_EOF_CHECK, d->line + 1, (long)(d->at - d->line_start), &je, e);
     if (rc)
         return err_wrap(e, "item %ld", d->item + 1);
     doc->line = ++d->item;
