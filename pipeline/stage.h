@@ -37,14 +37,17 @@ const char *artifact_name(enum artifact a);
 /* Every tensor's digest of a fetched model: the output of its `index` node, one more file of the artifact. */
 #define STAGE_INDEX_FILE "gptqpipe-index.json"
 
+struct stage_ctx;
+
 struct stage_input {
     const char *field; /* "model", "data", "calibration", "quantized", "checkpoint", "reference" */
     const char *stage; /* name of the stage referred to */
     enum artifact type;
     bool known;        /* files complete with digests. false: something before it must run first */
     const struct fileset *files; /* when !known: what can be read already (sources), maybe empty */
-    const json_t *params;        /* the referred stage's resolved parameters */
+    const struct stage_ctx *ctx; /* the referred stage itself: its parameters, nodes and inputs */
     const char *kind;            /* and its kind */
+    const char *pattern;         /* of `data: { from, files }`: the shell pattern by which `files` is already narrowed; NULL without */
 };
 
 struct stage_node {
@@ -52,6 +55,7 @@ struct stage_node {
     bool known;
     struct fileset outputs;
     char digest[65];  /* of the outputs (record_outputs_digest), "" until known */
+    json_t *metrics;  /* from the record, NULL until known */
 };
 
 struct stage_ctx {
