@@ -6,6 +6,8 @@
 
 #include "kernels/half.h"
 
+enum { SIMD_REGISTERS = 0 };
+
 typedef struct {
     float f[16];
 } v16;
