@@ -13,9 +13,9 @@
 
 enum { BLOCK = 128, WIDTH = 24, STRIP = 16 };
 /* Register tile: ROWS broadcasts by VECS vectors of 8; ROWS divides BLOCK, VECS divides WIDTH / 8. */
-#if defined ISA_AVX512
+#if defined __AVX512F__
 enum { ROWS = 8, VECS = 3 };
-#elif defined ISA_AVX2
+#elif defined __AVX2__
 enum { ROWS = 4, VECS = 1 };
 #else
 enum { ROWS = 4, VECS = 1 };

@@ -9,9 +9,9 @@
 /* UCOLS columns of U are packed side by side for the broadcasts. */
 enum { BLOCK = 128, UCOLS = 8 };
 /* Register tile of the pass: COLS broadcasts by VECS vectors of 16 rows; COLS divides UCOLS, VECS divides GRID_ROWS / 16. */
-#if defined ISA_AVX512
+#if defined __AVX512F__
 enum { COLS = 8, VECS = 3 };
-#elif defined ISA_AVX2
+#elif defined __AVX2__
 enum { COLS = 4, VECS = 1 };
 #else
 enum { COLS = 2, VECS = 1 };

@@ -7,9 +7,9 @@
 
 enum { WIDTH = 48, PASS_BLOCKS = 4 };
 /* Register tile: ROWS broadcasts by VECS vectors of 16. ROWS divides WIDTH, VECS divides WIDTH / 16. */
-#if defined ISA_AVX512
+#if defined __AVX512F__
 enum { ROWS = 8, VECS = 3 }; /* 24 accumulators of 32 registers */
-#elif defined ISA_AVX2
+#elif defined __AVX2__
 enum { ROWS = 6, VECS = 1 }; /* a v16 is two registers: 12 accumulators of 16 */
 #else
 enum { ROWS = 2, VECS = 1 };

@@ -5,9 +5,9 @@
 #include "kernels/cpu/quant_ops.h"
 
 enum { TASK_ROWS = 48, COLS = 8 };
-#if defined ISA_AVX512
+#if defined __AVX512F__
 enum { PART = 8, VECS = 3 }; /* PART of the COLS columns at a time */
-#elif defined ISA_AVX2
+#elif defined __AVX2__
 enum { PART = 4, VECS = 1 };
 #else
 enum { PART = 4, VECS = 1 };
