@@ -99,7 +99,7 @@ static int read_all(struct maker *k, bool stream, const struct config *c, const 
         rc = doc_ids(&doc, c, tok, &ids, e);
         if (rc)
             break;
-        if (stream && (int64_t)ids.count - k->window > k->left && (int64_t)ids.count / 2 > k->left)
+        if (stream && (int64_t)ids.count / 2 > k->left) /* even windows of two ids predict every second one */
             break;
         if (stream)
             continue;
