@@ -370,7 +370,7 @@ static void refuses_configs(void **state)
     try("dynamic in one file", dynamic_in_one, LINES("quantize_config.json: dynamic is {\"-:^lm_head$\":{}}, in " IN_CONFIG " it is absent"));
     try("sym absent", no_sym, LINES(IN_CONFIG ": sym is absent, needed is true or false"));
     try("5 bits", bits_five, LINES(IN_CONFIG ": bits is 5, known are 2, 3, 4 and 8"));
-    try("another method", method_awq, LINES(IN_CONFIG ": quant_method is \"awq\", needed is \"gptq\""));
+    try("another method", method_awq, LINES(IN_CONFIG ": quant_method is \"awq\", needed is \"gptq\"", IN_CONFIG ": quant_method is \"awq\" but method is \"gptq\""));
     try("synonyms differ", synonyms, LINES(IN_CONFIG ": checkpoint_format is \"gptq\" but format is \"gptq_v2\""));
     try("pattern", bad_pattern, LINES(IN_CONFIG ": dynamic: '-:^model(': missing closing parenthesis at offset 7"));
     try("override", bad_override, LINES(IN_CONFIG ": dynamic: '+:^lm_head$': bits is 5 and group_size 128, known are bits 2, 3, 4, 8 and group_size -1 or a positive number"));
