@@ -27,6 +27,17 @@ int device_check(const char *isa, const char *device, struct err *e)
     return err_set(e, ERR_USAGE, "unknown device '%s' (auto, cpu or cuda[:N])", device);
 }
 
+int device_check_numerics(const char *numerics, struct err *e)
+{
+    static const char *const known[] = {"cpu-a8", "cpu-bf16", "cpu-amx", "cuda-sm80", "cuda-sm86", "cuda-sm89", "cuda-sm90"};
+    if (!numerics || !strcmp(numerics, "auto") || !strcmp(numerics, "cpu"))
+        return 0;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(numerics, known[i]))
+            return err_set(e, ERR_UNSUPPORTED, "numerics class '%s': nothing in this build computes in it; take cpu", numerics);
+    return err_set(e, ERR_USAGE, "unknown numerics class '%s' (auto or cpu)", numerics);
+}
+
 int device_open(const char *isa, const char *device, struct pool *pool, struct backend **out, struct err *e)
 {
     *out = NULL;

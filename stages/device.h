@@ -14,8 +14,9 @@
 /* isa: auto scalar avx2 avx512 (NULL = auto). device: auto cpu cuda cuda:N (NULL = auto). pool: borrowed until device_close; NULL computes on the caller's thread.
  * An unknown word is -ERR_USAGE; an instruction set that the machine lacks, or a device that this build lacks, -ERR_UNSUPPORTED. */
 int device_open(const char *isa, const char *device, struct pool *pool, struct backend **out, struct err *e);
-/* Checks the two words alone. */
+/* Checks the words alone: no backend is made. numerics: auto or cpu (NULL = auto), the class whose bits a CPU gives. */
 int device_check(const char *isa, const char *device, struct err *e);
+int device_check_numerics(const char *numerics, struct err *e);
 /* Hands the calls of each kernel row to r->count_kernel. */
 void device_count(const struct backend *b, struct run_ctx *r);
 void device_close(struct backend *b); /* NULL is fine */

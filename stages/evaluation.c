@@ -6,6 +6,7 @@
 
 #include "pipeline/base/json.h"
 #include "stages/common.h"
+#include "stages/lm/detmath.h"
 #include "stages/lm/weights.h"
 
 /* Everything that is open during one evaluation; zeroed first, closed in one place. */
@@ -77,12 +78,12 @@ static int open_decoders(struct evaluation *v, bool reference, struct backend *b
 static int figures(const struct eval_result *r, struct evaluation_figures *out, struct err *e)
 {
     double n = (double)r->tokens;
-    *out = (struct evaluation_figures){.tokens = r->tokens, .perplexity = exp(r->nll / n), .has_reference = r->has_ref};
+    *out = (struct evaluation_figures){.tokens = r->tokens, .perplexity = det_exp(r->nll / n), .has_reference = r->has_ref};
     if (!isfinite(out->perplexity))
         return err_set(e, ERR_NUMERIC, "the perplexity over %" PRId64 " tokens is not finite", r->tokens);
     if (!r->has_ref)
         return 0;
-    out->reference_perplexity = exp(r->nll_ref / n);
+    out->reference_perplexity = det_exp(r->nll_ref / n);
     out->kl_mean = r->kl / n;
     out->top1_agreement = (double)r->top1_same / n;
     if (!isfinite(out->reference_perplexity) || !isfinite(out->kl_mean))

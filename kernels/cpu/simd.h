@@ -12,11 +12,13 @@
  *   v16_nibble(words, i), i constant 0..7: f32 of bits 4i..4i+3 of every lane
  *   v16_store_f16, v16_round_f16 round to nearest even as f32_to_f16 in kernels/half.h
  *   v16i_store_u8 stores the low byte of each lane
+ * SIMD_REGISTERS is how many v16 the machine's registers hold (0: none), for the sizes of register tiles.
  * Pointers need the alignment of their element only. Nothing here is for code outside kernels/cpu: it needs the ISA's flags.
  */
 #ifndef KERNELS_CPU_SIMD_H
 #define KERNELS_CPU_SIMD_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -27,7 +29,9 @@
 #define FN(name) SIMD_PASTE(name, ISA)
 #define SIMD_INLINE static inline __attribute__((always_inline, unused))
 /* In front of a loop of constant length over an array of vectors: unrolled, so that the array lives in registers. */
-#if defined(__clang__)
+#if defined(ISA_SCALAR)
+#define SIMD_UNROLL
+#elif defined(__clang__)
 #define SIMD_UNROLL _Pragma("unroll")
 #else
 #define SIMD_UNROLL _Pragma("GCC unroll 16")

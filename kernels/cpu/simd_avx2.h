@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+enum { SIMD_REGISTERS = 8 }; /* pairs */
+
 typedef struct {
     __m256 lo, hi;
 } v16;

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+enum { SIMD_REGISTERS = 32 };
+
 typedef __m512 v16;
 typedef __m512i v16i;
 typedef __mmask16 v16m;

@@ -173,10 +173,10 @@ static bool check_keys(struct check_config *c, const char *where, struct check_r
         check_line(r, "%s: checkpoint_format is \"%s\", known are \"gptq\" and \"gptq_v2\"", where, format);
     if (pack && strcmp(pack, "int32") != 0)
         check_line(r, "%s: pack_dtype is \"%s\", needed is \"int32\"", where, pack);
-    if (r->count > before)
-        return false;
     check_synonym(q, where, "checkpoint_format", "format", r);
     check_synonym(q, where, "quant_method", "method", r);
+    if (r->count > before)
+        return false;
     c->base = (struct check_settings){.quantized = true, .bits = (int)bits, .group_size = (int)group, .sym = json_is_true(json_object_get(q, "sym")),
                                       .desc_act = json_is_true(json_object_get(q, "desc_act"))};
     c->lm_head = json_is_true(json_object_get(q, "lm_head"));

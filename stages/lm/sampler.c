@@ -124,9 +124,11 @@ int32_t sampler_pick(const float *logits, int64_t V, const struct sampler_params
         total += weight(logits, i, top, p->temperature);
     double want = p->top_p < 1 ? p->top_p * total : total;
     int32_t *heap = heap_make(logits, V), id;
-    do
-        mass += weight(logits, heap_pop(logits, heap, &n), top, p->temperature);
-    while (n > 0 && mass < want);
+    double w;
+    do {
+        w = weight(logits, heap_pop(logits, heap, &n), top, p->temperature);
+        mass += w;
+    } while (n > 0 && mass < want && w > 0);
     double u = (double)(draw(p->seed, prompt_index, step) >> 11) * 0x1p-53 * mass;
     int64_t i = V;
     do { /* u < mass, so the walk ends at the last one taken at the latest */
@@ -145,7 +147,10 @@ double sampler_logprobs(const float *logits, int64_t V, int32_t id, struct sampl
         total += weight(logits, i, first, 1);
     double log_total = det_log(total), max = (double)logits[first];
     int32_t *heap = k ? heap_make(logits, V) : NULL;
-    for (size_t i = 0; i < k && n > 0; i++) {
+    for (size_t i = 0; i < k; i++) {
+        top[i] = (struct sampler_top){-1, 0};
+        if (n == 0)
+            continue; /* k above V */
         top[i].id = heap_pop(logits, heap, &n);
         top[i].logprob = (double)logits[top[i].id] - max - log_total;
     }

@@ -240,8 +240,7 @@ void tok_free(struct tok *t)
     tok_ids_release(&t->front);
     tok_ids_release(&t->behind);
     free(t->pieces);
-    free(t->piece_lens);
-    free(t->special);
+    free(t->shown);
     arena_release(&t->arena);
     free(t);
 }
@@ -266,7 +265,7 @@ const char *tok_piece(const struct tok *t, int32_t id)
 
 bool tok_is_special(const struct tok *t, int32_t id)
 {
-    return id >= 0 && id < t->size && t->special[id];
+    return id >= 0 && id < t->size && t->shown[id].special;
 }
 
 int32_t tok_leading_special(const struct tok *t)

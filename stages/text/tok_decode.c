@@ -184,11 +184,11 @@ static int gather(const struct tok *t, const int32_t *ids, size_t count, bool sk
     for (size_t i = 0; i < count; i++) {
         if (!tok_piece(t, ids[i]))
             return err_set(e, ERR_FORMAT, "%s: id %d is not in the vocabulary of %d", t->name, (int)ids[i], (int)t->size);
-        if (skip_special && t->special[ids[i]])
+        if (skip_special && t->shown[ids[i]].skipped)
             continue;
         if (!t->has_decoder && out->count)
             buf_addch(&out->text, ' ');
-        strings_add(out, t->pieces[ids[i]], t->piece_lens[ids[i]]);
+        strings_add(out, t->shown[ids[i]].text, t->shown[ids[i]].len);
     }
     return 0;
 }

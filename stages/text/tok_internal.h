@@ -78,6 +78,13 @@ struct trie {
     int32_t first[256]; /* -1: none */
 };
 
+/* What decoding makes of an id. */
+struct shown {
+    const char *text; /* in the arena */
+    size_t len;
+    bool special, skipped; /* skipped: left out with skip_special */
+};
+
 struct vocab_entry {
     const char *piece; /* in the arena */
     size_t len;
@@ -118,8 +125,7 @@ struct tok {
     struct trie raw, normal; /* added tokens found in the text as written, and in normalized text */
     struct tok_ids front, behind; /* what the post-processor adds */
     const char **pieces;          /* by id; NULL in holes */
-    size_t *piece_lens;
-    unsigned char *special; /* by id */
+    struct shown *shown;          /* by id */
     int32_t size;
 };
 
@@ -206,6 +212,11 @@ static inline size_t growth_limit(size_t len)
 
 /* Unicode (tok_unicode.c). */
 bool uc_is_space(uint32_t cp); /* White_Space, as in Rust */
+struct uc_range {
+    uint32_t from, to;
+    char category[3];
+};
+const struct uc_range *uc_new_ranges(size_t *count); /* newer than what the libraries know */
 bool uc_is_numeric(uint32_t cp);
 bool uc_is_punctuation(uint32_t cp);
 bool uc_is_word(uint32_t cp); /* \w of Rust's regex */

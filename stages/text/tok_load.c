@@ -199,6 +199,15 @@ static int load_added(struct tok *t, const json_t *list, struct err *e)
     return rc;
 }
 
+/* Hugging Face decodes a normalized token as its normalized text, and then no longer knows it as special, since it asks by text:
+ * "<s>" under a Prepend normalizer comes back as "▁<s>", skip_special or not. */
+static void show_normalized(struct tok *t, const struct added *a, const char *text, size_t len)
+{
+    t->shown[a->id].text = text;
+    t->shown[a->id].len = len;
+    t->shown[a->id].skipped = false;
+}
+
 /* Special tokens go in before the others: of two that look alike in the text, the first stays. */
 static int fill_tries(struct tok *t, struct err *e)
 {
@@ -214,8 +223,11 @@ static int fill_tries(struct tok *t, struct err *e)
             if (a->special != (special == 1))
                 continue;
             rc = a->normalized ? norm_apply(&w, &text, &len, &lead) : 0;
-            if (!rc)
-                trie_add(a->normalized ? &t->normal : &t->raw, text, len, (int32_t)i);
+            if (rc)
+                break;
+            trie_add(a->normalized ? &t->normal : &t->raw, text, len, (int32_t)i);
+            if (len != a->len || memcmp(text, a->content, len) != 0)
+                show_normalized(t, a, arena_strndup(&t->arena, text, len), len);
         }
     work_release(&w);
     return rc;
@@ -228,18 +240,16 @@ static void fill_ids(struct tok *t)
     for (size_t i = 0; i < t->added_count; i++)
         t->size = t->added[i].id >= t->size ? t->added[i].id + 1 : t->size;
     t->pieces = xcalloc((size_t)t->size, sizeof *t->pieces);
-    t->piece_lens = xcalloc((size_t)t->size, sizeof *t->piece_lens);
-    t->special = xcalloc((size_t)t->size, 1);
+    t->shown = xcalloc((size_t)t->size, sizeof *t->shown);
     for (size_t i = 0; i < t->vocab.count; i++) {
         const struct vocab_entry *v = &t->vocab.entries[i];
         t->pieces[v->id] = v->piece;
-        t->piece_lens[v->id] = v->len;
+        t->shown[v->id] = (struct shown){v->piece, v->len, false, false};
     }
     for (size_t i = 0; i < t->added_count; i++) {
         const struct added *a = &t->added[i];
         t->pieces[a->id] = a->content;
-        t->piece_lens[a->id] = a->len;
-        t->special[a->id] |= a->special;
+        t->shown[a->id] = (struct shown){a->content, a->len, a->special || t->shown[a->id].special, a->special};
     }
 }
 

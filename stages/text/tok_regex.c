@@ -2,6 +2,7 @@
  * where they differ, and refuses what has no sure counterpart, so that PCRE2 never gives a pattern another meaning. Differences that matter:
  *   \s     PCRE2 counts U+180E          \w \b  PCRE2 leaves marks out       \h  hex digit, not blank      \v  U+000B only
  *   (?m:)  is "dot matches newline"     X{n,m}+ is a greedy repeat, not possessive    X{n}? is "X{n} or nothing"    X{,m} starts at 0
+ *   \p{}   PCRE2's tables are older than Oniguruma's: uc_new.def is added to what names a general category
  *   [a[bc]] is a union                  [a&&b] is an intersection
  * Source: Oniguruma's doc/RE and doc/SYNTAX.md; pcre2pattern(3).
  */
@@ -14,7 +15,10 @@
 #define NO_SPACE                                                                                                                           \
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-"           \
     "\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
-#define WORD "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+
+/* Letters of the general categories of \w, and the symbols that count as alphabetic. */
+#define WORD_CATEGORIES "L", "M", "Nd", "Nl", "Pc"
+#define WORD_SYMBOLS "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 
 enum { DEPTH_MAX = 200, PARTS_MAX = 8 };
 
@@ -68,18 +72,58 @@ static int code_point(struct rx *r, struct buf *out)
     return 0;
 }
 
-static int property(struct rx *r, struct buf *out)
+/* Class items for a general category ("L", "Nd") in today's Unicode. */
+static void add_category(struct buf *out, const char *name)
 {
-    const char *end = peek(r, 1) == '{' ? memchr(r->s + r->at, '}', r->len - r->at) : NULL;
+    size_t n;
+    const struct uc_range *u = uc_new_ranges(&n);
+    buf_printf(out, "\\p{%s}", name);
+    for (size_t i = 0; i < n; i++)
+        if (strncmp(u[i].category, name, strlen(name)) == 0)
+            buf_printf(out, "\\x{%x}-\\x{%x}", u[i].from, u[i].to);
+}
+
+static void add_word(struct buf *out)
+{
+    static const char *const names[] = {WORD_CATEGORIES};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        add_category(out, names[i]);
+    buf_addstr(out, WORD_SYMBOLS);
+}
+
+static bool is_category(const char *name, size_t len)
+{
+    static const char *const names[] = {"L", "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No",
+                                        "P", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strlen(names[i]) == len && memcmp(names[i], name, len) == 0)
+            return true;
+    return false;
+}
+
+/* \p{X}, \P{X}, \p{^X}. Names that are no general category go to PCRE2 as they are. */
+static int property(struct rx *r, struct buf *out, bool in_class)
+{
+    const char *name = r->s + r->at + 2, *end = peek(r, 1) == '{' ? memchr(r->s + r->at, '}', r->len - r->at) : NULL;
     if (!end)
         return refuse(r, "\\p without {name}");
-    buf_addch(out, '\\');
-    copy(r, out, (size_t)(end + 1 - (r->s + r->at)));
+    bool caret = name < end && *name == '^', negated = (r->s[r->at] == 'P') != caret;
+    name += caret;
+    size_t len = (size_t)(end - name);
+    r->at = (size_t)(end + 1 - r->s);
+    if (!is_category(name, len) || (in_class && negated)) {
+        buf_printf(out, "\\%c{%.*s}", negated ? 'P' : 'p', (int)len, name);
+        return 0;
+    }
+    char text[3] = {name[0], len > 1 ? name[1] : 0, 0};
+    buf_addstr(out, in_class ? "" : negated ? "[^" : "[");
+    add_category(out, text);
+    buf_addstr(out, in_class ? "" : "]");
     return 0;
 }
 
 /* Escapes that mean the same inside and outside a class. r->at is behind the backslash. 1: written, 0: not one of them. */
-static int escape_common(struct rx *r, struct buf *out)
+static int escape_common(struct rx *r, struct buf *out, bool in_class)
 {
     int c = peek(r, 0);
     if (c < 0)
@@ -87,7 +131,7 @@ static int escape_common(struct rx *r, struct buf *out)
     if (c == 'x' || c == 'u')
         return code_point(r, out) ? -ERR_UNSUPPORTED : 1;
     if (c == 'p' || c == 'P')
-        return property(r, out) ? -ERR_UNSUPPORTED : 1;
+        return property(r, out, in_class) ? -ERR_UNSUPPORTED : 1;
     if (c == 'v')
         buf_addstr(out, "\\x{b}");
     else if (strchr("nrtfae", c) && c)
@@ -103,15 +147,24 @@ static int escape_common(struct rx *r, struct buf *out)
 static int escape_in_class(struct rx *r, struct buf *items)
 {
     r->at++;
-    int rc = escape_common(r, items);
+    int rc = escape_common(r, items, true);
     if (rc)
         return rc < 0 ? rc : 0;
     static const struct {
         char letter;
         const char *items;
-    } sets[] = {{'s', SPACE}, {'S', NO_SPACE}, {'w', WORD}, {'d', "\\p{Nd}"}, {'D', "\\P{Nd}"}, {'h', "0-9A-Fa-f"}, {'b', "\\x{8}"}};
+    } sets[] = {{'s', SPACE}, {'S', NO_SPACE}, {'h', "0-9A-Fa-f"}, {'b', "\\x{8}"}};
+    int c = peek(r, 0);
+    if (c == 'w' || c == 'd') {
+        if (c == 'w')
+            add_word(items);
+        else
+            add_category(items, "Nd");
+        r->at++;
+        return 0;
+    }
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
-        if (peek(r, 0) == sets[i].letter) {
+        if (c == sets[i].letter) {
             buf_addstr(items, sets[i].items);
             r->at++;
             return 0;
@@ -201,34 +254,52 @@ static int class(struct rx *r)
     return rc;
 }
 
+static void word_class(struct buf *out, const char *before, const char *after)
+{
+    buf_addstr(out, before);
+    add_word(out);
+    buf_addstr(out, after);
+}
+
+/* \s \w \d \h, their complements in upper case, and the word boundaries, outside a class. */
+static void shorthand(struct buf *out, int letter)
+{
+    const char *open = isupper(letter) ? "[^" : "[";
+    switch (tolower(letter)) {
+    case 's':
+        buf_printf(out, "%s" SPACE "]", open);
+        break;
+    case 'h':
+        buf_printf(out, "%s0-9A-Fa-f]", open);
+        break;
+    case 'd':
+        buf_addstr(out, open);
+        add_category(out, "Nd");
+        buf_addch(out, ']');
+        break;
+    case 'w':
+        word_class(out, open, "]");
+        break;
+    default:
+        word_class(out, "(?:(?<=[", letter == 'b' ? "])(?![" : "])(?=[");
+        word_class(out, "", "])|(?<![");
+        word_class(out, "", letter == 'b' ? "])(?=[" : "])(?![");
+        word_class(out, "", "]))");
+    }
+}
+
 static int escape(struct rx *r)
 {
     r->at++;
-    int rc = escape_common(r, r->out);
+    int rc = escape_common(r, r->out, false);
     if (rc)
         return rc < 0 ? rc : 0;
-    static const struct {
-        char letter;
-        const char *regex;
-    } sets[] = {
-        {'s', "[" SPACE "]"},
-        {'S', "[^" SPACE "]"},
-        {'w', "[" WORD "]"},
-        {'W', "[^" WORD "]"},
-        {'d', "\\p{Nd}"},
-        {'D', "\\P{Nd}"},
-        {'h', "[0-9A-Fa-f]"},
-        {'H', "[^0-9A-Fa-f]"},
-        {'b', "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"},
-        {'B', "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))"},
-    };
     int c = peek(r, 0);
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
-        if (c == sets[i].letter) {
-            buf_addstr(r->out, sets[i].regex);
-            r->at++;
-            return 0;
-        }
+    if (c > 0 && strchr("sSwWdDhHbB", c)) {
+        r->at++;
+        shorthand(r->out, c);
+        return 0;
+    }
     if (c <= 0 || !strchr("AZzGKRX123456789", c))
         return refuse(r, "this escape");
     buf_addch(r->out, '\\');

@@ -12,12 +12,32 @@ bool uc_is_space(uint32_t c)
            c == 0x3000;
 }
 
+/* Hugging Face's Oniguruma and Rust know Unicode 16; Debian 12's PCRE2 knows 14 and its utf8proc 15. */
+static const struct uc_range new_ranges[] = {
+#include "stages/text/uc_new.def"
+};
+
+const struct uc_range *uc_new_ranges(size_t *count)
+{
+    *count = sizeof new_ranges / sizeof *new_ranges;
+    return new_ranges;
+}
+
+/* Two letters, "Cn" when unassigned. */
+static const char *category(uint32_t c)
+{
+    const char *known = utf8proc_category_string((utf8proc_int32_t)c);
+    for (size_t i = 0; strcmp(known, "Cn") == 0 && i < sizeof new_ranges / sizeof *new_ranges; i++)
+        if (c >= new_ranges[i].from && c <= new_ranges[i].to)
+            return new_ranges[i].category;
+    return known;
+}
+
 bool uc_is_numeric(uint32_t c)
 {
     if (c < 0x80)
         return c >= '0' && c <= '9';
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+    return category(c)[0] == 'N';
 }
 
 bool uc_is_punctuation(uint32_t c)
@@ -25,8 +45,7 @@ bool uc_is_punctuation(uint32_t c)
     /* All of ASCII's, although Unicode calls $+<=>^`|~ symbols: that is how Hugging Face has it. */
     if (c < 0x80)
         return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
+    return category(c)[0] == 'P';
 }
 
 bool uc_is_word(uint32_t c)
@@ -37,8 +56,8 @@ bool uc_is_word(uint32_t c)
     if ((c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) || (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189) ||
         c == 0x200C || c == 0x200D)
         return true;
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_NL) || k == UTF8PROC_CATEGORY_PC;
+    const char *k = category(c);
+    return k[0] == 'L' || k[0] == 'M' || strcmp(k, "Nd") == 0 || strcmp(k, "Nl") == 0 || strcmp(k, "Pc") == 0;
 }
 
 size_t uc_get(const char *s, uint32_t *cp)
