@@ -128,7 +128,7 @@ H
     fi
     if command -v shellcheck >/dev/null; then
         # SC2034: variables of lib.sh for its users; SC2209: words that happen to be commands (model=cut)
-        files '*.sh' '*.t' tests/run | xargs shellcheck -s sh -S warning -e SC1091,SC2034,SC2209 -f gcc >"$tmp/shellcheck"
+        files '*.sh' '*.t' tests/run | xargs shellcheck -x -s sh -S warning -e SC1091,SC2034,SC2209 -f gcc >"$tmp/shellcheck"
         while IFS= read -r line; do fail "shellcheck: $line"; done <"$tmp/shellcheck"
     else
         skip "shellcheck (not installed)"
