@@ -1,11 +1,11 @@
 /* h += x^T x over absolute blocks of HESSIAN_BLOCK_ROWS rows: f32 chains inside a block, f64 across blocks.
  *
  * A GEMM whose operands are both x: the rows of up to PASS_BLOCKS blocks are packed into panels of WIDTH columns ([block][panel][row][WIDTH]); a task owns
- * one panel of columns j and walks the tiles of rows i above the diagonal. The chain of an element runs over the rows of the block in order, whatever the
+ * one panel of columns j and walks the panels of rows i above it. The chain of an element runs over the rows of the block in order, whatever the
  * tiling, so tiles may differ between instruction sets. */
 #include "kernels/cpu/quant_ops.h"
 
-enum { WIDTH = 48, PASS_BLOCKS = 4 };
+enum { WIDTH = 48, PASS_BLOCKS = 4, CHUNK = 32 };
 /* Register tile: ROWS broadcasts by VECS vectors of 16. ROWS divides WIDTH, VECS divides WIDTH / 16. */
 #if defined __AVX512F__
 enum { ROWS = 8, VECS = 3 }; /* 24 accumulators of 32 registers */
@@ -46,16 +46,16 @@ static void pack(void *arg, size_t i)
     }
 }
 
-/* out [ROWS][WIDTH], its columns c..c + 16 * VECS: sum over rows t of a[t][0..ROWS) times b[t][...]. */
-SIMD_INLINE void tile(const float *a, const float *b, int64_t rows, float *out)
+/* sums [ROWS][WIDTH], its first 16 * VECS columns: += sum over n rows t of a[t][0..ROWS) times b[t][...]. */
+SIMD_INLINE void tile(const float *a, const float *b, int64_t n, float *sums)
 {
     v16 acc[ROWS][VECS];
     SIMD_UNROLL
     for (int r = 0; r < ROWS; r++)
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
-            acc[r][v] = v16_zero();
-    for (int64_t t = 0; t < rows; t++, a += WIDTH, b += WIDTH) {
+            acc[r][v] = v16_load(sums + r * WIDTH + 16 * v);
+    for (int64_t t = 0; t < n; t++, a += WIDTH, b += WIDTH) {
         v16 y[VECS];
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
@@ -72,33 +72,42 @@ SIMD_INLINE void tile(const float *a, const float *b, int64_t rows, float *out)
     for (int r = 0; r < ROWS; r++)
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
-            v16_store(out + r * WIDTH + 16 * v, acc[r][v]);
+            v16_store(sums + r * WIDTH + 16 * v, acc[r][v]);
 }
 
-/* h[i][j] += the block's sums, for the part of the tile at (i0, j0) that lies on or above the diagonal and inside the matrix. */
-static void add_tile(const struct pass *p, int64_t i0, int64_t j0, const float *sums)
+/* sums [WIDTH][WIDTH] of two panels of one block, CHUNK rows of both at a time so that all three stay in the first-level cache. */
+static void multiply_panels(const float *a, const float *b, int64_t rows, float *sums)
 {
-    for (int64_t r = 0; r < ROWS && i0 + r < p->K; r++) {
-        double *h = p->h + (i0 + r) * p->K + j0;
-        const float *s = sums + r * WIDTH;
-        int64_t first = i0 + r > j0 ? i0 + r - j0 : 0, end = p->K - j0 < WIDTH ? p->K - j0 : WIDTH;
-        for (int64_t j = first; j < end; j++)
-            h[j] += (double)s[j];
+    memset(sums, 0, WIDTH * WIDTH * sizeof *sums);
+    for (int64_t t = 0; t < rows; t += CHUNK, a += CHUNK * WIDTH, b += CHUNK * WIDTH) {
+        int64_t n = rows - t < CHUNK ? rows - t : CHUNK;
+        for (int i = 0; i < WIDTH; i += ROWS)
+            for (int j = 0; j < WIDTH; j += 16 * VECS)
+                tile(a + i, b + j, n, sums + i * WIDTH + j);
     }
 }
 
-/* One panel of columns against all rows above it. Tasks are numbered from the widest. */
+/* h += sums at (i0, j0), for the part that lies on or above the diagonal and inside the matrix. */
+static void add_sums(const struct pass *p, int64_t i0, int64_t j0, const float *sums)
+{
+    for (int64_t i = i0; i < i0 + WIDTH && i < p->K; i++, sums += WIDTH) {
+        double *h = p->h + i * p->K + j0;
+        int64_t end = p->K - j0 < WIDTH ? p->K - j0 : WIDTH;
+        for (int64_t j = i > j0 ? i - j0 : 0; j < end; j++)
+            h[j] += (double)sums[j];
+    }
+}
+
+/* One panel of columns against all panels of rows above it. Tasks are numbered from the longest. */
 static void multiply(void *arg, size_t task)
 {
     const struct pass *p = arg;
-    int64_t panel = p->panels - 1 - (int64_t)task, j0 = panel * WIDTH;
-    float sums[ROWS * WIDTH] __attribute__((aligned(64)));
-    for (int64_t i0 = 0; i0 < j0 + WIDTH && i0 < p->K; i0 += ROWS)
+    int64_t panel = p->panels - 1 - (int64_t)task;
+    float sums[WIDTH * WIDTH] __attribute__((aligned(64)));
+    for (int64_t above = 0; above <= panel; above++)
         for (int64_t block = 0; block * HESSIAN_BLOCK_ROWS < p->M; block++) {
-            const float *a = panel_at(p, block, i0 / WIDTH) + i0 % WIDTH, *b = panel_at(p, block, panel);
-            for (int c = 0; c < WIDTH; c += 16 * VECS)
-                tile(a, b + c, rows_of_block(p, block), sums + c);
-            add_tile(p, i0, j0, sums);
+            multiply_panels(panel_at(p, block, above), panel_at(p, block, panel), rows_of_block(p, block), sums);
+            add_sums(p, above * WIDTH, panel * WIDTH, sums);
         }
 }
 

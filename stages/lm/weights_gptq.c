@@ -44,6 +44,8 @@ int weights_gptq_check(const struct model *m, const char *module, const struct m
 {
     const struct st_tensor *q = weights_part(m, module, "qweight"), *s = weights_part(m, module, "scales");
     int bits = info->bits, stored = q->ndim == 2 ? bits_of_rows(q->shape[0], K) : 0;
+    if (info->group_size == 0)
+        return err_set(e, ERR_FORMAT, "%s: group_size is 0", module);
     int64_t G = groups_of(K, info->group_size);
     if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
         return err_set(e, ERR_UNSUPPORTED, "%s: %d bits; 2, 3, 4 and 8 are read", module, bits);

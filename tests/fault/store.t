@@ -40,7 +40,7 @@ inject() {
         when=$((when + 1))
         rm -rf "$work/c"
         "$helper" publish "$work/c" first one >/dev/null || { echo "no first" >>"$work/log"; return 1; }
-        said=$(exec 2>/dev/null; strace -f -o "$work/trace" -e trace="$1" -e inject="$1:$2:when=$when" "$helper" publish "$work/c" second two)
+        said=$(exec 2>/dev/null; strace -f -o "$work/trace" -e trace="$1" -e inject="$1:$2:when=$when" "$helper" publish "$work/c" second two; exit $?)
         said_rc=$?
         grep -q -e INJECTED -e 'killed by SIGKILL' "$work/trace" || break
         fired=$((fired + 1))
