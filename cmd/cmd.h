@@ -32,6 +32,8 @@ struct common_options {
     int verbose; /* how often -v was given */
 };
 
+#define GPTQPIPE_VERSION "0.1.0"
+
 struct command;
 
 struct cmd_ctx {

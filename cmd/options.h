@@ -21,6 +21,9 @@ enum option_type {
     OPT_LIST,  /* struct option_list *: may be repeated */
 };
 
+/* Rows of an option table leave what they do not use at zero. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
 struct option_list {
     const char **values; /* borrowed strings in an array that options_parse allocates and main's process keeps */
     size_t count, cap;

@@ -94,7 +94,7 @@ static int find_target(const struct pipeline *p, const char *option, const char 
     int rc = 0;
     if (i < 0) {
         const char *near = manifest_near(p->m, name);
-        rc = err_set(e, ERR_USAGE, "%s%s: the manifest has no stage '%s'%s%s%s", option, target, name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+        rc = err_set(e, ERR_USAGE, "%sthe manifest has no stage '%s'%s%s%s", option, name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
     }
     free(name);
     *out = (size_t)i;
@@ -107,7 +107,7 @@ static int set_targets(struct pipeline *p, struct err *e)
     int rc = 0;
     for (size_t t = 0; !rc && t < p->c.target_count; t++) {
         size_t i;
-        rc = find_target(p, "-t ", p->c.targets[t], &i, e);
+        rc = find_target(p, "", p->c.targets[t], &i, e);
         if (rc)
             break;
         memset(needed, 0, p->m->stage_count * sizeof *needed);
@@ -121,7 +121,7 @@ static int set_targets(struct pipeline *p, struct err *e)
         p->stages[j].wanted = p->stages[j].whole = true;
     for (size_t f = 0; !rc && f < p->c.forced_count; f++) {
         size_t i;
-        rc = find_target(p, "--force ", p->c.forced[f], &i, e);
+        rc = find_target(p, "--force: ", p->c.forced[f], &i, e);
     }
     free(needed);
     return rc;

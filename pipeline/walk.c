@@ -156,7 +156,7 @@ static int check_named(struct stage_run *sr, const char *option, const char *con
             continue;
         long i = find_node(sr, names[t] + len + 1);
         if (i < 0)
-            return err_set(e, ERR_USAGE, "%s%s: stage '%s' has no node '%s' (%zu nodes, the last is '%s')", option, names[t], sr->def->name, names[t] + len + 1,
+            return err_set(e, ERR_USAGE, "%sstage '%s' has no node '%s' (%zu nodes, the last is '%s')", option, sr->def->name, names[t] + len + 1,
                            sr->ctx.node_count, sr->ctx.nodes[sr->ctx.node_count - 1].name);
         if (raise && (size_t)i + 1 > sr->limit)
             sr->limit = (size_t)i + 1;
@@ -186,8 +186,8 @@ static int expand(struct stage_run *sr, bool all_known, struct err *e)
     sr->expanded = true;
     sr->final = all_known;
     sr->limit = sr->whole ? sr->ctx.node_count : 0;
-    rc = check_named(sr, "-t ", sr->p->c.targets, sr->p->c.target_count, true, e);
-    return rc ? rc : check_named(sr, "--force ", sr->p->c.forced, sr->p->c.forced_count, false, e);
+    rc = check_named(sr, "", sr->p->c.targets, sr->p->c.target_count, true, e);
+    return rc ? rc : check_named(sr, "--force: ", sr->p->c.forced, sr->p->c.forced_count, false, e);
 }
 
 int stage_prepare(struct stage_run *sr, struct err *e)
