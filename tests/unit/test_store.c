@@ -768,6 +768,9 @@ static void test_read_only(void **state)
     struct err e = {0};
     assert_int_equal(publish(s, "n", "text", false, NULL), 0);
     store_close(s);
+    char *absent = io_join(dir, "quarantine"); /* a folder that cannot be made there */
+    assert_int_equal(rmdir(absent), 0);
+    free(absent);
     if (mount(dir, dir, NULL, MS_BIND, NULL) || mount(NULL, dir, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL)) {
         print_message("cannot make a read-only mount here\n");
         umount(dir);
