@@ -779,12 +779,17 @@ static void test_read_only(void **state)
         free(dir);
         skip();
     }
-    s = open_store(dir); /* reading works */
-    enum store_miss miss;
-    int got = get(s, "n", true, &miss, NULL, &e), begun = store_begin(s, &out, &e);
-    store_close(s);
+    /* Reading works. Nothing is asserted before the mount is gone again. */
+    enum store_miss miss = STORE_NO_RECORD;
+    int opened = store_open(dir, &s, &e), got = -1, begun = -1;
+    if (!opened) {
+        got = get(s, "n", true, &miss, NULL, &e);
+        begun = store_begin(s, &out, &e);
+        store_close(s);
+    }
     umount(dir);
     char *want = xasprintf("cannot create a folder in %s/tmp: Read-only file system", dir);
+    assert_int_equal(opened, 0);
     assert_int_equal(got, 0);
     assert_int_equal(miss, STORE_HIT);
     assert_int_equal(begun, -ERR_IO);
@@ -807,10 +812,9 @@ static void test_disk_full(void **state)
     }
     char *big = xcalloc(1, 5 * 4096 + 1), *filler = io_join(dir, "tmp/filler");
     memset(big, 'x', 5 * 4096);
-    struct store *s = open_store(dir);
-    assert_int_equal(publish(s, "first", "text", false, NULL), 0);
-    int failed = 0, stored = 0, unnamed = 0, broken = 0;
-    for (int pages = 0; pages < 20 && !stored; pages++) {
+    struct store *s = NULL;
+    int failed = 0, stored = 0, unnamed = 0, broken = store_open(dir, &s, NULL) || publish(s, "first", "text", false, NULL);
+    for (int pages = 0; !broken && pages < 20 && !stored; pages++) {
         struct err e = {0};
         int fd = open(filler, O_WRONLY | O_CREAT | O_TRUNC, 0644);
         while (write(fd, big, 4096) == 4096)
@@ -830,14 +834,16 @@ static void test_disk_full(void **state)
         enum store_miss miss = STORE_NO_RECORD;
         broken += get(s, "first", true, &miss, NULL, NULL) || miss != STORE_HIT;
     }
-    size_t left = count(dir, "tmp");
+    char *tmp = io_join(dir, "tmp");
+    bool left = rmdir(tmp) != 0; /* fails when anything is in it */
+    free(tmp);
     store_close(s);
     umount(dir);
     assert_true(failed > 3);
     assert_int_equal(stored, 1);
     assert_int_equal(unnamed, 0);
     assert_int_equal(broken, 0);
-    assert_int_equal(left, 0);
+    assert_false(left);
     free(filler);
     free(big);
     free(dir);
