@@ -134,7 +134,6 @@ static void test_float_state(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_once), cmocka_unit_test(test_many_short), cmocka_unit_test(test_nested),
-                                       cmocka_unit_test(test_waits),
-                                       cmocka_unit_test(test_float_state)};
+                                       cmocka_unit_test(test_waits), cmocka_unit_test(test_float_state)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
