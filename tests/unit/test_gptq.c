@@ -257,7 +257,7 @@ static void agrees_with_plain_f64(void **state)
         for (int64_t i = 0; i < p.N * p.K; i++)
             same += codes[i] == r.q.codes[i];
         /* A value on the edge of rounding may fall the other way in f32, and then moves a few behind it in its row. */
-        if ((double)same < 0.98 * (double)(p.N * p.K))
+        if ((double)same < 0.995 * (double)(p.N * p.K))
             fail_msg("variant %zu: only %lld of %lld codes agree", v, (long long)same, (long long)(p.N * p.K));
         assert_true(fabs(r.report.output_error / output_error(&p, r.w) - 1) < 1e-6);
         free_result(&r);
