@@ -66,25 +66,23 @@ struct rope_args {
     int heads, head_dim;
 };
 
-/* Keys and values of one sequence. capacity is padded to 16 positions and head_dim to 16 (padded); both padded with zeros.
- *   k [layers][kv_heads][capacity / 16][head_dim][16]: lanes are positions      v [layers][kv_heads][capacity][padded] */
+/* Keys and values of one sequence. stride is capacity padded to 16, padded is head_dim padded to 16; the padding is zero.
+ *   k [layers][kv_heads][stride / 16][head_dim][16]: lanes are positions      v [layers][kv_heads][stride][padded] */
 struct kv_cache {
     int layers, kv_heads, head_dim, padded;
-    int64_t capacity;
+    int64_t capacity, stride;
     float *k, *v;
 };
 
-/* scratch: `lanes` areas of lane_floats, 64-byte aligned; the kernel runs `lanes` loops that share the work. */
+enum { ATTN_ROWS = 8 }; /* query rows worked on together */
+/* scratch: `lanes` areas of lane_floats, 64-byte aligned; the kernel runs `lanes` loops that share the work. An area holds ATTN_ROWS rows of a query, of an
+ * output (both head_dim padded to 16) and of scores (the most positions of any segment, padded to 16). */
 struct attention_job {
     const struct attn_args *a;
     float *scratch;
     size_t lane_floats;
     int lanes;
-    int64_t positions; /* most that any segment ends up with */
 };
-enum { ATTN_ROWS = 8 }; /* query rows worked on together */
-/* Floats that one lane of attention_job needs. */
-size_t attention_lane_floats(int64_t positions, int head_dim);
 
 struct logits_args {
     const float *logits, *ref; /* ref: kl only */

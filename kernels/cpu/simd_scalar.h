@@ -2,8 +2,6 @@
 #ifndef KERNELS_CPU_SIMD_SCALAR_H
 #define KERNELS_CPU_SIMD_SCALAR_H
 
-#include <math.h>
-
 #include "kernels/half.h"
 
 enum { SIMD_REGISTERS = 0 };

@@ -1,0 +1,142 @@
+/* Kernels that go over rows or elements once: embed, rmsnorm, rope, silu_mul, add. */
+#include "kernels/cpu/split.h"
+#include "kernels/cpu/vmath.h"
+
+struct rows_job {
+    const void *a;
+    int64_t units, pieces;
+};
+
+struct span {
+    int64_t from, to;
+};
+
+static struct span span_of(const struct rows_job *j, size_t i)
+{
+    return (struct span){split_at(j->units, j->pieces, (int64_t)i), split_at(j->units, j->pieces, (int64_t)i + 1)};
+}
+
+static void over(const struct parallel *par, const void *a, int64_t units, int64_t cost, void (*piece)(void *, size_t))
+{
+    if (units <= 0)
+        return;
+    struct rows_job j = {.a = a, .units = units, .pieces = split_pieces(par, units, cost)};
+    split_run(par, j.pieces, piece, &j);
+}
+
+static void embed_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct embed_args *a = j->a;
+    const int64_t K = a->table->cols;
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        float *y = a->y + s.from * K;
+        const char *row = (const char *)a->table->data + (int64_t)a->ids[s.from] * K * (a->table->dtype == DT_F32 ? 4 : 2);
+        for (int64_t k = 0; k < K; k += PANEL) {
+            int n = v16_lanes(k, K);
+            uint16_t half[PANEL] = {0};
+            if (a->table->dtype == DT_F32) {
+                v16_store_n(y + k, v16_load_n((const float *)row + k, n), n);
+                continue;
+            }
+            memcpy(half, row + 2 * k, 2 * (size_t)n);
+            v16_store_n(y + k, a->table->dtype == DT_F16 ? v16_load_f16(half) : v16_load_bf16(half), n);
+        }
+    }
+}
+
+void FN(embed_f32)(const struct parallel *par, const struct embed_args *a)
+{
+    over(par, a, a->M, a->M * a->table->cols / 4, embed_piece);
+}
+
+static void rmsnorm_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct rmsnorm_args *a = j->a;
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        const float *x = a->x + s.from * a->K;
+        float *y = a->y + s.from * a->K;
+        v16 sum = v16_zero();
+        for (int64_t k = 0; k < a->K; k += PANEL) {
+            v16 v = v16_load_n(x + k, v16_lanes(k, a->K));
+            sum = v16_fma(v, v, sum);
+        }
+        v16 r = v16_div(v16_set1(1.0f), v16_sqrt(v16_add(v16_div(v16_set1(v16_sum(sum)), v16_set1((float)a->K)), v16_set1(a->eps))));
+        for (int64_t k = 0; k < a->K; k += PANEL) {
+            int n = v16_lanes(k, a->K);
+            v16_store_n(y + k, v16_mul(v16_mul(v16_load_n(x + k, n), r), v16_load_n(a->w + k, n)), n);
+        }
+    }
+}
+
+void FN(rmsnorm_f32)(const struct parallel *par, const struct rmsnorm_args *a)
+{
+    over(par, a, a->M, a->M * a->K / 4, rmsnorm_piece);
+}
+
+static void rope_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct rope_args *a = j->a;
+    const int64_t half = a->head_dim / 2;
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        const float *cos = a->cos + a->pos[s.from] * half, *sin = a->sin + a->pos[s.from] * half;
+        for (int h = 0; h < a->heads; h++) {
+            float *x = a->x + (s.from * a->heads + h) * a->head_dim, *x2 = x + half;
+            for (int64_t d = 0; d < half; d += PANEL) {
+                int n = v16_lanes(d, half);
+                v16 c = v16_load_n(cos + d, n), sn = v16_load_n(sin + d, n), u = v16_load_n(x + d, n), v = v16_load_n(x2 + d, n);
+                v16_store_n(x + d, v16_fnma(v, sn, v16_mul(u, c)), n);
+                v16_store_n(x2 + d, v16_fma(u, sn, v16_mul(v, c)), n);
+            }
+        }
+    }
+}
+
+void FN(rope_f32)(const struct parallel *par, const struct rope_args *a)
+{
+    over(par, a, a->M, a->M * a->heads * a->head_dim / 4, rope_piece);
+}
+
+struct flat_args {
+    float *y;
+    const float *a, *b;
+    int64_t n;
+};
+
+/* Elements of block i of 16 for i in the span: whole vectors, except at the very end. */
+static void silu_mul_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct flat_args *a = j->a;
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        int64_t at = s.from * PANEL;
+        int n = v16_lanes(at, a->n);
+        v16 g = v16_load_n(a->a + at, n), u = v16_load_n(a->b + at, n);
+        v16_store_n(a->y + at, v16_mul(v16_mul(g, v16_sigmoid(g)), u), n);
+    }
+}
+
+void FN(silu_mul_f32)(const struct parallel *par, float *y, const float *gate, const float *up, int64_t n)
+{
+    struct flat_args a = {.y = y, .a = gate, .b = up, .n = n};
+    over(par, &a, (n + PANEL - 1) / PANEL, n, silu_mul_piece);
+}
+
+static void add_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct flat_args *a = j->a;
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        int64_t at = s.from * PANEL;
+        int n = v16_lanes(at, a->n);
+        v16_store_n(a->y + at, v16_add(v16_load_n(a->y + at, n), v16_load_n(a->a + at, n)), n);
+    }
+}
+
+void FN(add_f32)(const struct parallel *par, float *y, const float *x, int64_t n)
+{
+    struct flat_args a = {.y = y, .a = x, .n = n};
+    over(par, &a, (n + PANEL - 1) / PANEL, n / 4, add_piece);
+}

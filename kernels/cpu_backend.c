@@ -1,0 +1,282 @@
+/* Backend of class `cpu`: checks arguments, counts calls and hands on to the kernels of one ISA. Device memory is plain memory. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu_weight.h"
+
+static struct cpu_state *state_of(const struct backend *b)
+{
+    return b->state;
+}
+
+/* Counts a call of kernel `name` and gives its function. */
+#define USE(b, name) (count(b, CPU_##name), state_of(b)->kernels->name)
+
+static void count(struct backend *b, enum cpu_kernel k)
+{
+    atomic_fetch_add_explicit(&state_of(b)->calls[k], 1, memory_order_relaxed);
+}
+
+static int op_alloc(struct backend *b, size_t bytes, void **out, struct err *e)
+{
+    (void)b;
+    *out = cpu_alloc(bytes);
+    return *out ? 0 : err_set(e, ERR_NOMEM, "no memory for %zu bytes", bytes);
+}
+
+static void op_free(struct backend *b, void *p)
+{
+    (void)b;
+    free(p);
+}
+
+static int op_copy(struct backend *b, void *to, const void *from, size_t bytes, struct err *e)
+{
+    (void)b;
+    (void)e;
+    if (bytes)
+        memcpy(to, from, bytes);
+    return 0;
+}
+
+static int op_weight_dense(struct backend *b, const struct tensor_view *t, struct weight **out, struct err *e)
+{
+    (void)b;
+    return cpu_weight_dense(t, out, e);
+}
+
+static int op_weight_quantized(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e)
+{
+    (void)b;
+    return cpu_weight_quantized(q, out, e);
+}
+
+static void op_weight_free(struct backend *b, struct weight *w)
+{
+    (void)b;
+    cpu_weight_free(w);
+}
+
+static int op_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias,
+                     bool accumulate, struct err *e)
+{
+    if (M > 1 && (ldy < w->N || ldx < w->K))
+        return err_set(e, ERR_SHAPE, "linear %lld x %lld with row strides %lld and %lld", (long long)w->N, (long long)w->K, (long long)ldy, (long long)ldx);
+    const struct linear_args a = {.y = y, .x = x, .ldy = ldy, .ldx = ldx, .M = M, .w = w, .bias = bias, .accumulate = accumulate};
+    linear_fn *fn = NULL;
+    switch (w->fmt) {
+    case WFMT_F32:
+        fn = USE(b, linear_f32_f32);
+        break;
+    case WFMT_F16:
+        fn = USE(b, linear_f16_f32);
+        break;
+    case WFMT_BF16:
+        fn = USE(b, linear_bf16_f32);
+        break;
+    case WFMT_W4:
+        fn = USE(b, linear_w4_f32);
+        break;
+    case WFMT_W8:
+        fn = USE(b, linear_w8_f32);
+        break;
+    case WFMT_COUNT:
+        BUG("weight of format %d", (int)w->fmt);
+    }
+    fn(&state_of(b)->par, &a);
+    return 0;
+}
+
+static int op_embed(struct backend *b, float *y, const struct tensor_view *table, const int32_t *ids, int64_t M, struct err *e)
+{
+    if (table->dtype != DT_F32 && table->dtype != DT_F16 && table->dtype != DT_BF16)
+        return err_set(e, ERR_UNSUPPORTED, "an embedding of dtype %s; F32, F16 and BF16 are supported", dtype_name(table->dtype));
+    USE(b, embed_f32)(&state_of(b)->par, &(struct embed_args){.y = y, .table = table, .ids = ids, .M = M});
+    return 0;
+}
+
+static int op_rmsnorm(struct backend *b, float *y, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e)
+{
+    (void)e;
+    USE(b, rmsnorm_f32)(&state_of(b)->par, &(struct rmsnorm_args){.y = y, .x = x, .w = w, .M = M, .K = K, .eps = eps});
+    return 0;
+}
+
+static int op_rope(struct backend *b, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos, struct err *e)
+{
+    if (head_dim % 2)
+        return err_set(e, ERR_SHAPE, "rotary embedding needs an even head size, not %d", head_dim);
+    USE(b, rope_f32)
+    (&state_of(b)->par, &(struct rope_args){.x = x, .cos = cos, .sin = sin, .pos = pos, .M = M, .heads = heads, .head_dim = head_dim});
+    return 0;
+}
+
+static int op_silu_mul(struct backend *b, float *y, const float *gate, const float *up, int64_t n, struct err *e)
+{
+    (void)e;
+    USE(b, silu_mul_f32)(&state_of(b)->par, y, gate, up, n);
+    return 0;
+}
+
+static int op_add(struct backend *b, float *y, const float *x, int64_t n, struct err *e)
+{
+    (void)e;
+    USE(b, add_f32)(&state_of(b)->par, y, x, n);
+    return 0;
+}
+
+static void op_kv_free(struct backend *b, struct kv_cache *kv)
+{
+    (void)b;
+    if (!kv)
+        return;
+    free(kv->k);
+    free(kv->v);
+    free(kv);
+}
+
+static int op_kv_create(struct backend *b, int layers, int kv_heads, int head_dim, int64_t capacity, struct kv_cache **out, struct err *e)
+{
+    *out = NULL;
+    struct kv_cache *kv = calloc(1, sizeof *kv);
+    if (!kv)
+        return err_set(e, ERR_NOMEM, "no memory for a KV cache");
+    *kv = (struct kv_cache){.layers = layers, .kv_heads = kv_heads, .head_dim = head_dim, .padded = (head_dim + PANEL - 1) / PANEL * PANEL};
+    kv->capacity = capacity;
+    kv->stride = (capacity + PANEL - 1) / PANEL * PANEL;
+    size_t rows, k_bytes, v_bytes;
+    if (__builtin_mul_overflow((size_t)layers * (size_t)kv_heads, (size_t)kv->stride, &rows) ||
+        __builtin_mul_overflow(rows, (size_t)head_dim * sizeof *kv->k, &k_bytes) || __builtin_mul_overflow(rows, (size_t)kv->padded * sizeof *kv->v, &v_bytes) ||
+        !(kv->k = cpu_alloc(k_bytes)) || !(kv->v = cpu_alloc(v_bytes))) {
+        op_kv_free(b, kv);
+        return err_set(e, ERR_NOMEM, "no memory for a KV cache of %d layers, %d heads of %d, %lld positions", layers, kv_heads, head_dim, (long long)capacity);
+    }
+    *out = kv;
+    return 0;
+}
+
+static size_t attention_lane_floats(int64_t positions, int head_dim)
+{
+    int64_t dims = (head_dim + PANEL - 1) / PANEL * PANEL, scores = (positions + PANEL - 1) / PANEL * PANEL;
+    return (size_t)(ATTN_ROWS * (2 * dims + scores));
+}
+
+/* Every segment against its cache; *positions grows to the most that one ends up with. */
+static int check_segments(const struct attn_args *a, int64_t *positions, struct err *e)
+{
+    if (a->kv_heads < 1 || a->heads % a->kv_heads)
+        return err_set(e, ERR_SHAPE, "%d query heads do not divide over %d key heads", a->heads, a->kv_heads);
+    for (size_t i = 0; i < a->segment_count; i++) {
+        const struct attn_segment *s = &a->segments[i];
+        if (s->kv->kv_heads != a->kv_heads || s->kv->head_dim != a->head_dim || a->layer < 0 || a->layer >= s->kv->layers)
+            return err_set(e, ERR_SHAPE, "layer %d with %d key heads of %d on a cache of %d layers with %d heads of %d", a->layer, a->kv_heads, a->head_dim,
+                           s->kv->layers, s->kv->kv_heads, s->kv->head_dim);
+        if (s->pos < 0 || s->rows < 0 || s->pos + s->rows > s->kv->capacity)
+            return err_set(e, ERR_SHAPE, "positions %lld to %lld do not fit a KV cache of %lld", (long long)s->pos, (long long)(s->pos + s->rows),
+                           (long long)s->kv->capacity);
+        if (s->pos + s->rows > *positions)
+            *positions = s->pos + s->rows;
+    }
+    return 0;
+}
+
+static int op_attention(struct backend *b, const struct attn_args *a, struct err *e)
+{
+    struct cpu_state *s = state_of(b);
+    int64_t positions = 0;
+    int code = check_segments(a, &positions, e);
+    if (code)
+        return code;
+    struct attention_job j = {.a = a, .lanes = s->par.threads < 1 ? 1 : s->par.threads, .lane_floats = attention_lane_floats(positions, a->head_dim)};
+    size_t need = (size_t)j.lanes * j.lane_floats;
+    if (need > s->scratch_floats) {
+        free(s->scratch);
+        s->scratch_floats = 0;
+        s->scratch = cpu_alloc(need * sizeof *s->scratch);
+        if (!s->scratch)
+            return err_set(e, ERR_NOMEM, "no memory for the scores of %lld positions", (long long)positions);
+        s->scratch_floats = need;
+    }
+    j.scratch = s->scratch;
+    USE(b, attention_f32)(&s->par, &j);
+    return 0;
+}
+
+static int op_nll(struct backend *b, const float *logits, int64_t M, int64_t V, const int32_t *targets, double *nll, int32_t *top1, struct err *e)
+{
+    (void)e;
+    USE(b, nll_f32)(&state_of(b)->par, &(struct logits_args){.logits = logits, .M = M, .V = V, .targets = targets, .nll = nll, .top1 = top1});
+    return 0;
+}
+
+static int op_kl(struct backend *b, const float *ref, const float *logits, int64_t M, int64_t V, const int32_t *targets, struct kl_row *out, struct err *e)
+{
+    (void)e;
+    USE(b, kl_f32)(&state_of(b)->par, &(struct logits_args){.logits = logits, .ref = ref, .M = M, .V = V, .targets = targets, .out = out});
+    return 0;
+}
+
+static const struct backend_ops cpu_ops = {
+    .alloc = op_alloc,
+    .free = op_free,
+    .upload = op_copy,
+    .download = op_copy,
+    .weight_dense = op_weight_dense,
+    .weight_quantized = op_weight_quantized,
+    .weight_free = op_weight_free,
+    .linear = op_linear,
+    .embed = op_embed,
+    .rmsnorm = op_rmsnorm,
+    .rope = op_rope,
+    .silu_mul = op_silu_mul,
+    .add = op_add,
+    .kv_create = op_kv_create,
+    .kv_free = op_kv_free,
+    .attention = op_attention,
+    .nll = op_nll,
+    .kl = op_kl,
+};
+
+static void each_count(const struct backend *b, void (*fn)(void *arg, const char *row, uint64_t calls), void *arg)
+{
+    struct cpu_state *s = state_of(b);
+    for (int k = 0; k < CPU_KERNEL_COUNT; k++) {
+        uint64_t calls = atomic_load_explicit(&s->calls[k], memory_order_relaxed);
+        char row[128];
+        snprintf(row, sizeof row, "%s_%s", cpu_kernel_name((enum cpu_kernel)k), isa_name(s->isa));
+        if (calls)
+            fn(arg, row, calls);
+    }
+}
+
+static void destroy(struct backend *b)
+{
+    if (!b)
+        return;
+    free(state_of(b)->scratch);
+    free(b->state);
+    free(b);
+}
+
+int cpu_backend_create(enum isa isa, const struct parallel *par, struct backend **out, struct err *e)
+{
+    *out = NULL;
+    const struct cpu_kernels *kernels = cpu_kernels(isa);
+    if (!kernels)
+        return err_set(e, ERR_UNSUPPORTED, "this machine does not run %s; its best is %s", isa_name(isa), isa_name(isa_best()));
+    struct backend *b = calloc(1, sizeof *b);
+    struct cpu_state *s = calloc(1, sizeof *s);
+    if (!b || !s) {
+        free(b);
+        free(s);
+        return err_set(e, ERR_NOMEM, "no memory for a backend");
+    }
+    s->par = *par;
+    s->isa = isa == ISA_AUTO ? isa_best() : isa;
+    s->kernels = kernels;
+    *b = (struct backend){.ops = &cpu_ops, .name = "cpu", .numerics = "cpu", .state = s, .each_count = each_count, .destroy = destroy};
+    *out = b;
+    return 0;
+}
