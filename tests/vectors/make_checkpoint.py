@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Writes quickstart-w4g128/: the quickstart model quantized by GPTQModel, and what transformers says about it.
 
-    GPTQMODEL_CPU_WORKERS=2 HF_HUB_OFFLINE=1 make_checkpoint.py
+    GPTQMODEL_CPU_WORKERS=2 HF_HUB_OFFLINE=1 make_checkpoint.py [--keep] [--dynamic]
 
+--keep leaves the checkpoint and writes expected.json anew; --dynamic also measures the manifest's override.
 4 bits, group 128, GPTQModel's defaults, the first 128 documents of calib.jsonl with BOS, each cut to 256 ids.
 expected.json has the shape of quickstart_logits.json's cases, and the quality of the checkpoint beside plain rounding
 (RTN) with the same grid, on held.jsonl: perplexity, mean KL(reference || quantized) in nats, top-1 agreement.
@@ -86,9 +87,7 @@ def strip(value, folder):
     return value
 
 
-def main():
-    torch.set_num_threads(1)
-    tok = Tokenizer.from_file(os.path.join(quick.MODEL, "tokenizer.json"))
+def make(tok):
     with tempfile.TemporaryDirectory() as folder:
         calib = quick.documents(tok, "calib.jsonl")[:SAMPLES]
         quantize(folder, calib)
@@ -105,6 +104,13 @@ def main():
             rule = {r"+:^model\.layers\.4\.mlp\.down_proj$": {"bits": 8, "group_size": 32}}
             quantize(folder + "/dyn", calib, dynamic=rule)
             extra = load_file(folder + "/dyn/model.safetensors")
+    return extra
+
+
+def main():
+    torch.set_num_threads(1)
+    tok = Tokenizer.from_file(os.path.join(quick.MODEL, "tokenizer.json"))
+    extra = None if "--keep" in sys.argv else make(tok)
     torch.set_grad_enabled(False)
     weights = load_file(os.path.join(quick.MODEL, "model.safetensors"))
     reference = quick.load(weights)

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 HERE = os.path.dirname(os.path.abspath(__file__))
 QUICK = os.path.join(HERE, "..", "..", "manifests", "quickstart")
 MODEL = os.path.join(QUICK, "model")
-PROMPTS = ["The capital of Ostheim is", "Once there was a baker called", "Otto has three apples. Mara gives him four more. Now Otto has",
+PROMPTS = ["The capital of Wexdor is", "Once there was a baker called", "Otto has three apples. Mara gives him four more. Now Otto has",
            "Q: Which day comes after Monday?\nA:", "Dear Hanna,\n", "When it is afraid, the owl"]
 WINDOW = 256
 

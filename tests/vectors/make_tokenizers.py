@@ -5,6 +5,7 @@ One JSON a line: text, ids (with special tokens), ids_nospecial, decode_keep = d
 tokens kept, decode_skip = decode(ids) with them skipped. The tokenizers of tok_small are trained here on the quickstart's
 text and the sentences below; each is built the way one real family builds its tokenizer.json.
 """
+import collections
 import json
 import os
 import sys
@@ -116,7 +117,10 @@ def pieces():
     """Vocabulary and merges as SentencePiece has them: specials, bytes, merged pieces, letters by frequency."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
-    tok.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=640, show_progress=False, limit_alphabet=110))
+    # the trainer's own choice among equally frequent letters changes from run to run: choose here
+    letters = collections.Counter("".join(corpus()).replace(" ", "▁").replace("\n", ""))
+    letters = sorted(letters, key=lambda c: (-letters[c], c))[:110]
+    tok.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=640, show_progress=False, limit_alphabet=len(letters), initial_alphabet=letters))
     data = json.loads(tok.to_str())["model"]
     merges = [tuple(m) for m in data["merges"]] + [("▁", "▁"), ("▁▁", "▁▁"), ("▁▁▁▁", "▁▁▁▁")]
     names = ["<unk>", "<s>", "</s>"] + ["<0x%02X>" % b for b in range(256)] + ["".join(m) for m in merges]
