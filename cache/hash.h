@@ -23,7 +23,11 @@ void hash_end(struct hash_stream *h, struct hash_digests *out); /* frees h */
 
 void hash_sha256(const void *p, size_t bytes, char hex[HASH_HEX]);
 int hash_file(const char *path, struct hash_digests *out, struct err *e);
+/* The rest of an open file; path is for errors. */
+int hash_fd(int fd, const char *path, struct hash_digests *out, struct err *e);
+void hash_xxh3(const void *p, size_t bytes, char hex[HASH_XXH_HEX]);
 int hash_file_xxh3(const char *path, char hex[HASH_XXH_HEX], struct err *e);
-bool hash_is_hex(const char *s); /* exactly 64 lower-case hex digits */
+bool hash_is_hex(const char *s);     /* exactly 64 lower-case hex digits */
+bool hash_is_xxh_hex(const char *s); /* exactly 32 */
 
 #endif

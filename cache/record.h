@@ -1,11 +1,13 @@
-/* A record: what the cache keeps for a key. The on-disk grammar is drawn in record.c beside the writer: canonical JSON with a trailing XXH3 line.
+/* A record: what the cache keeps for a key. The on-disk grammar is drawn in record.c beside the writer: canonical JSON with a trailing XXH3
+ * line.
  *
  * key = SHA-256 of `preimage`, the canonical JSON of everything that decides the outputs; reading a record checks that. Newer grammar
- * versions are left alone and count as a miss (-ERR_VERSION is not an error to the user). */
+ * versions are left alone and count as a miss (-ERR_UNSUPPORTED is not an error to the user). */
 #ifndef CACHE_RECORD_H
 #define CACHE_RECORD_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,7 +22,7 @@ struct record_output {
 
 struct record {
     char key[HASH_HEX];
-    char *preimage; /* canonical JSON text; owned */
+    char *preimage;                /* canonical JSON text; owned */
     struct record_output *outputs; /* in byte order of paths */
     size_t output_count, output_cap;
     json_t *metrics;        /* object: what the stage reports (losses, figures); owned, may be NULL */
@@ -30,9 +32,18 @@ struct record {
     char *reason; /* why the node ran; owned, may be NULL */
 };
 
-#define RECORD_INIT {.preimage = NULL}
+#define RECORD_INIT                                                                                                                        \
+    {                                                                                                                                      \
+        .preimage = NULL                                                                                                                   \
+    }
 
+enum { RECORD_MAX_BYTES = 64 << 20 };
+
+/* What an output may be called: relative, no empty part, "." or "..", at most 4096 bytes. */
+bool record_path_ok(const char *path);
+/* Keeps the order of paths; a path already there gets the new digests. All text in a record is UTF-8. */
 void record_add_output(struct record *r, const char *path, const struct hash_digests *d);
+/* Appends the record's bytes. */
 void record_write(const struct record *r, struct buf *out);
 /* name: for errors. Any damage is -ERR_FORMAT; a grammar newer than ours -ERR_UNSUPPORTED. Bad input never crashes. */
 int record_read(struct record *r, const char *text, size_t bytes, const char *name, struct err *e);

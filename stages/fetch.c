@@ -149,6 +149,10 @@ static int fetch_run(struct stage_ctx *s, struct run_ctx *r, size_t node, void *
         json_decref(v);
         json_object_set_new(r->metrics, "tensors", json_integer((json_int_t)set.tensor_count));
         json_object_set_new(r->metrics, "bytes", json_integer((json_int_t)bytes));
+        json_t *digests = json_object(); /* in the record, so that keys of layers are made without opening a blob */
+        for (size_t i = 0; i < set.tensor_count; i++)
+            json_object_set_new(digests, set.tensors[i].name, json_string(j.digests[i]));
+        json_object_set_new(r->metrics, "digests", digests);
     }
     free(j.digests);
     free(j.bad);

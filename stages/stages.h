@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#define GPTQPIPE_VERSION "0.1.0"
+
 #include "pipeline/stage.h"
 
 extern const struct stage_kind stage_fetch, stage_calibrate, stage_quantize, stage_pack, stage_validate, stage_run;

@@ -41,8 +41,10 @@ void *arena_alloc(struct arena *a, size_t bytes)
     need &= ~(size_t)(ALIGN - 1);
     struct arena_chunk *c = a->head;
     if (!c || c->bytes - c->used < need) {
-        size_t room = need > CHUNK_BYTES ? need : CHUNK_BYTES;
-        c = xcalloc(1, sizeof *c + room);
+        size_t room = need > CHUNK_BYTES ? need : CHUNK_BYTES, whole;
+        if (__builtin_add_overflow(room, sizeof *c, &whole))
+            BUG("arena object of %zu bytes", bytes);
+        c = xcalloc(1, whole);
         c->bytes = room;
         c->next = a->head;
         a->head = c;

@@ -221,8 +221,10 @@ int io_mkdirs(const char *path, struct err *e)
             continue;
         char keep = *at;
         *at = 0;
-        if (mkdir(p, 0777) < 0 && (errno != EEXIST || (!keep && !io_is_dir(p))))
-            rc = err_sys(e, errno, "cannot create folder %s", p);
+        int n = mkdir(p, 0777) < 0 ? errno : 0;
+        /* A folder that is there counts whatever the reason given: full, read-only or guarded file systems need not say EEXIST. */
+        if (n && (n != EEXIST || !keep) && !io_is_dir(p))
+            rc = err_sys(e, n, "cannot create folder %s", p);
         *at = keep;
         if (!keep)
             break;

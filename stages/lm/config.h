@@ -53,6 +53,10 @@ struct config {
     json_t *quant_json;  /* the object behind quant (owned reference) or NULL */
 };
 
+/* Reads a quantization_config object; the spellings of GPTQModel, AutoGPTQ and transformers are known. Other methods (awq, compressed-tensors, fp8, ...) are
+ * -ERR_UNSUPPORTED by name. dynamic is borrowed from o. */
+int quant_config_read(struct quant_config *q, const json_t *o, const char *where, struct err *e);
+
 int config_load(struct config *c, const struct fileset *files, struct err *e);
 void config_release(struct config *c);
 

@@ -1,5 +1,5 @@
 /* Batch generation: prompts of unequal lengths advance together; each is prefilled in chunks, then decoded one token a step until EOS or max_tokens.
- * A prompt's tokens do not depend on what else is in the batch. */
+ * A prompt's tokens do not depend on what else is in the batch. The EOS that ends a generation is its last token. */
 #ifndef STAGES_LM_GENERATE_H
 #define STAGES_LM_GENERATE_H
 

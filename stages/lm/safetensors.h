@@ -29,6 +29,7 @@ struct st_tensor {
     size_t file;       /* index into st_set.files */
     uint64_t offset;   /* of the first byte, from the start of the file */
     uint64_t bytes;
+    void *aligned; /* st_data_aligned's copy, owned by the set; NULL for all but odd files */
 };
 
 struct st_file {
@@ -57,7 +58,9 @@ void st_close(struct st_set *set); /* fine on a zeroed set */
 
 const struct st_tensor *st_find(const struct st_set *set, const char *name); /* NULL when absent */
 const void *st_data(const struct st_set *set, const struct st_tensor *t);    /* borrowed, valid until st_close; may be unaligned for its type when the file is odd: see st_copy_f32 */
-/* The tensor's pages need not stay resident. */
+/* The same, aligned for its type: in the map, or else in a copy made at the first call. Borrowed until st_drop or st_close. -ERR_NOMEM names tensor and size. */
+int st_data_aligned(const struct st_set *set, const struct st_tensor *t, const void **out, struct err *e);
+/* The tensor's pages need not stay resident, and an aligned copy is freed: no thread may still hold one. */
 void st_drop(const struct st_set *set, const struct st_tensor *t);
 /* F32, F16 or BF16 tensor as f32 into out (element count = product of shape); a NaN or infinity is -ERR_NUMERIC naming tensor and element index. */
 int st_copy_f32(const struct st_set *set, const struct st_tensor *t, float *out, struct err *e);

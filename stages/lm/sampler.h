@@ -17,7 +17,7 @@ struct sampler_top {
 };
 /* logits [V] host. */
 int32_t sampler_pick(const float *logits, int64_t V, const struct sampler_params *p, uint64_t prompt_index, uint64_t step);
-/* log-probability of id, and the k most likely (ties by id). */
+/* log-probability of id, and the k most likely (ties by id); entries beyond V get id -1. */
 double sampler_logprobs(const float *logits, int64_t V, int32_t id, struct sampler_top *top, size_t k);
 
 /* Philox4x32-10 (Salmon et al., SC 2011): counter and key -> 4 words. */

@@ -3,7 +3,8 @@
  * model_open reads config and safetensors headers, resolves every tensor's name, and checks shapes against config (errors name the tensor and both shapes;
  * a missing one is named). Either name of a tied pair (lm_head.weight, model.embed_tokens.weight) may be absent. Nothing large is read until asked for.
  * GPTQ modules: bits and group size are inferred from shapes and quantization_config (base and `dynamic`, resolved as GPTQModel does: negatives first, then first match)
- * and must agree; a symmetric checkpoint's qzeros are checked against its format (gptq.md 4.3).
+ * and must agree. A symmetric module's zero point is 2^(bits-1) whatever its format stores: files that say gptq and hold 8 are met in the field (vllm-project/vllm#38966);
+ * stored values that are neither are an error.
  */
 #ifndef STAGES_LM_WEIGHTS_H
 #define STAGES_LM_WEIGHTS_H
@@ -12,9 +13,15 @@
 #include "stages/lm/config.h"
 #include "stages/lm/safetensors.h"
 
+struct model_module { /* what is stored for one linear module */
+    bool quantized;
+    int bits, group_size; /* of a quantized one */
+    bool sym;
+};
 struct model {
     struct config config;
     struct st_set tensors;
+    struct model_module *modules; /* owned: [layers][MOD_COUNT], then lm_head */
 };
 
 int model_open(struct model *m, const struct fileset *files, struct err *e);
@@ -36,6 +43,11 @@ bool model_find_module(const struct model *m, const char *name, int64_t *layer, 
 
 /* Embedding table [V, hidden] as stored; the head's view too when it is a tensor of its own or tied. */
 int model_embedding(const struct model *m, struct tensor_view *out, struct err *e);
+
+/* A norm or bias vector of `count` elements as f32 ("model.norm.weight"). */
+int model_vector(const struct model *m, const char *name, int64_t count, float *out, struct err *e);
+/* The pages of a module's tensors need not stay resident: it has been prepacked. The embedding table, read row by row, is left alone. Views stay valid, but see st_drop. */
+void model_drop(const struct model *m, int64_t layer, enum module_id mod);
 
 /* Names of the stored tensors that belong to layer l (norms and biases too), or with l = -1 those that belong to no layer, in byte order.
  * For keys: what a layer's output depends on. Borrowed strings; *names is the caller's to free. */

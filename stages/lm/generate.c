@@ -1,0 +1,239 @@
+#include "stages/lm/generate.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "pipeline/base/mem.h"
+
+/* LIVE_MAX bounds the memory of kv caches, STEP_ROWS that of activations. Neither changes a token. */
+enum { LIVE_MAX = 32, STEP_ROWS = 512 };
+
+const char *finish_name(enum finish_reason r)
+{
+    static const char *const names[] = {[FINISH_STOP] = "stop", [FINISH_LENGTH] = "length", [FINISH_CONTEXT] = "context"};
+    return names[r];
+}
+
+void generation_release(struct generation *g)
+{
+    for (size_t i = 0; i < g->count; i++)
+        free(g->tokens[i].top);
+    free(g->tokens);
+    g->tokens = NULL;
+    g->count = g->cap = 0;
+}
+
+struct live { /* a generation under way */
+    struct generation *g;
+    size_t number; /* index of g, for on_token */
+    struct kv_cache *kv;
+    int64_t done; /* ids of prompt and tokens that are in kv */
+};
+
+struct run {
+    struct decoder *d;
+    const struct generate_params *p;
+    int (*on_token)(void *arg, size_t prompt, int32_t id);
+    void *arg;
+    struct live live[LIVE_MAX];
+    size_t live_count;
+    /* of one step */
+    int32_t ids[STEP_ROWS];
+    struct attn_segment segments[LIVE_MAX];
+    struct live *owner[LIVE_MAX]; /* of segments[i] */
+    size_t segment_count;
+    int64_t rows;
+    float *hidden, *logits; /* device [STEP_ROWS, hidden], [LIVE_MAX, V] */
+    float *host;            /* [LIVE_MAX, V] */
+};
+
+static int64_t total_ids(const struct generation *g)
+{
+    return (int64_t)(g->prompt_count + g->count);
+}
+
+static int32_t id_at(const struct generation *g, int64_t i)
+{
+    return i < (int64_t)g->prompt_count ? g->prompt[i] : g->tokens[i - (int64_t)g->prompt_count].id;
+}
+
+static int start(struct run *r, struct generation *g, size_t number, struct err *e)
+{
+    int64_t positions = decoder_positions(r->d), capacity = (int64_t)g->prompt_count;
+    if (__builtin_add_overflow(capacity, r->p->max_tokens, &capacity) || capacity > positions)
+        capacity = positions;
+    struct live *l = &r->live[r->live_count];
+    *l = (struct live){.g = g, .number = number};
+    int rc = decoder_kv_create(r->d, capacity, &l->kv, e);
+    if (!rc)
+        r->live_count++;
+    return rc;
+}
+
+static void add_segment(struct run *r, struct live *l, int64_t rows)
+{
+    r->owner[r->segment_count] = l;
+    r->segments[r->segment_count++] = (struct attn_segment){l->kv, r->rows, rows, l->done};
+    for (int64_t i = 0; i < rows; i++)
+        r->ids[r->rows++] = id_at(l->g, l->done + i);
+}
+
+/* Those that decode come first, one row each, so that their last rows lie together; what is left of STEP_ROWS goes to prompts, in order. */
+static void plan_step(struct run *r)
+{
+    r->segment_count = 0;
+    r->rows = 0;
+    for (size_t i = 0; i < r->live_count; i++) {
+        if (total_ids(r->live[i].g) - r->live[i].done == 1)
+            add_segment(r, &r->live[i], 1);
+    }
+    for (size_t i = 0; i < r->live_count && r->rows < STEP_ROWS; i++) {
+        int64_t left = total_ids(r->live[i].g) - r->live[i].done, room = STEP_ROWS - r->rows;
+        if (left > 1)
+            add_segment(r, &r->live[i], left < room ? left : room);
+    }
+}
+
+static bool ends(const struct run *r, const struct config *c, struct generation *g, int32_t id)
+{
+    for (int i = 0; i < c->eos_count && !r->p->ignore_eos; i++) {
+        if (c->eos[i] == id) {
+            g->finish = FINISH_STOP;
+            return true;
+        }
+    }
+    if ((int64_t)g->count >= r->p->max_tokens) {
+        g->finish = FINISH_LENGTH;
+        return true;
+    }
+    if (total_ids(g) > decoder_positions(r->d)) { /* the newest token has no position left to stand on */
+        g->finish = FINISH_CONTEXT;
+        return true;
+    }
+    return false;
+}
+
+/* Takes the next token from a row of logits; *over when the generation has ended. */
+static int take(struct run *r, struct live *l, const float *logits, bool *over, struct err *e)
+{
+    const struct config *c = decoder_config(r->d);
+    struct generation *g = l->g;
+    size_t k = r->p->logprobs > 0 ? (size_t)r->p->logprobs : 0;
+    MEM_GROW(g->tokens, g->count, g->cap);
+    struct generated_token *t = &g->tokens[g->count];
+    *t = (struct generated_token){.id = sampler_pick(logits, c->vocab_size, &r->p->sampling, g->index, g->count)};
+    t->top = k ? xcalloc(k, sizeof *t->top) : NULL;
+    t->logprob = k ? sampler_logprobs(logits, c->vocab_size, t->id, t->top, k) : 0;
+    g->count++;
+    *over = ends(r, c, g, t->id);
+    if (r->on_token && r->on_token(r->arg, l->number, t->id))
+        return err_set(e, ERR_CANCELLED, "generation was stopped");
+    return 0;
+}
+
+/* Logits of segments [from, to), whose last rows follow one another from `row` on. */
+static int head(struct run *r, size_t from, size_t to, int64_t row, struct err *e)
+{
+    const struct config *c = decoder_config(r->d);
+    size_t at = from * (size_t)c->vocab_size;
+    return to > from ? decoder_logits(r->d, r->hidden + row * c->hidden, (int64_t)(to - from), r->logits + at, e) : 0;
+}
+
+static int step(struct run *r, struct err *e)
+{
+    const struct config *c = decoder_config(r->d);
+    struct backend *b = decoder_backend(r->d);
+    size_t V = (size_t)c->vocab_size, single = 0;
+    plan_step(r);
+    int rc = decoder_forward(r->d, r->ids, r->rows, r->segments, r->segment_count, r->hidden, e);
+    while (single < r->segment_count && r->segments[single].rows == 1)
+        single++;
+    if (!rc)
+        rc = head(r, 0, single, 0, e);
+    for (size_t i = 0; i < r->segment_count && !rc; i++) {
+        struct live *l = r->owner[i];
+        l->done += r->segments[i].rows;
+        if (i >= single && l->done == total_ids(l->g))
+            rc = head(r, i, i + 1, r->segments[i].row + r->segments[i].rows - 1, e);
+    }
+    if (!rc)
+        rc = b->ops->download(b, r->host, r->logits, r->segment_count * V * sizeof(float), e);
+    for (size_t i = 0; i < r->segment_count && !rc; i++) {
+        struct live *l = r->owner[i];
+        bool over = false;
+        if (l->done < total_ids(l->g))
+            continue; /* its prompt goes on */
+        rc = take(r, l, r->host + i * V, &over, e);
+        if (over) {
+            b->ops->kv_free(b, l->kv);
+            l->kv = NULL;
+        }
+    }
+    size_t left = 0;
+    for (size_t i = 0; i < r->live_count; i++) {
+        if (r->live[i].kv)
+            r->live[left++] = r->live[i];
+    }
+    r->live_count = left;
+    return rc;
+}
+
+static int check(const struct decoder *d, struct generation *g, size_t n, struct err *e)
+{
+    for (size_t i = 0; i < n; i++) {
+        g[i].tokens = NULL;
+        g[i].count = g[i].cap = 0;
+        g[i].finish = FINISH_LENGTH;
+        if (g[i].prompt_count < 1)
+            return err_set(e, ERR_DATA, "prompt %zu is empty: the model needs at least one id to go on from", i);
+        if ((int64_t)g[i].prompt_count > decoder_positions(d))
+            return err_set(e, ERR_DATA, "prompt %zu has %zu ids; the context holds %" PRId64, i, g[i].prompt_count, decoder_positions(d));
+    }
+    return 0;
+}
+
+static int run_alloc(struct run *r, struct err *e)
+{
+    const struct config *c = decoder_config(r->d);
+    struct backend *b = decoder_backend(r->d);
+    size_t logits = (size_t)LIVE_MAX * (size_t)c->vocab_size * sizeof(float);
+    int rc = b->ops->alloc(b, (size_t)STEP_ROWS * (size_t)c->hidden * sizeof(float), (void **)&r->hidden, e);
+    if (!rc)
+        rc = b->ops->alloc(b, logits, (void **)&r->logits, e);
+    r->host = rc ? NULL : malloc(logits);
+    return rc || r->host ? rc : err_set(e, ERR_NOMEM, "%zu bytes for logits", logits);
+}
+
+static void run_free(struct run *r)
+{
+    struct backend *b = decoder_backend(r->d);
+    for (size_t i = 0; i < r->live_count; i++)
+        b->ops->kv_free(b, r->live[i].kv);
+    b->ops->free(b, r->hidden);
+    b->ops->free(b, r->logits);
+    free(r->host);
+    free(r);
+}
+
+int generate(struct decoder *d, struct generation *g, size_t n, const struct generate_params *p, int (*on_token)(void *arg, size_t prompt, int32_t id), void *arg,
+             struct err *e)
+{
+    struct run *r = xcalloc(1, sizeof *r);
+    *r = (struct run){.d = d, .p = p, .on_token = on_token, .arg = arg};
+    size_t next = 0;
+    int rc = check(d, g, n, e);
+    if (!rc && p->max_tokens > 0)
+        rc = run_alloc(r, e);
+    while (!rc && p->max_tokens > 0) {
+        while (!rc && next < n && r->live_count < LIVE_MAX) {
+            rc = start(r, &g[next], next, e);
+            next++;
+        }
+        if (rc || r->live_count == 0)
+            break;
+        rc = step(r, e);
+    }
+    run_free(r);
+    return rc;
+}

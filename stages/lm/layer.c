@@ -1,0 +1,260 @@
+/* One decoder layer: loading it, and its steps. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "pipeline/base/mem.h"
+#include "stages/lm/decoder.h"
+
+enum scratch_slot { SCRATCH_Q, SCRATCH_K, SCRATCH_V, SCRATCH_GATE, SCRATCH_COUNT };
+
+struct decoder_scratch {
+    void *p[SCRATCH_COUNT];
+    size_t bytes[SCRATCH_COUNT];
+};
+
+/* floats of device memory, contents undefined. */
+static int scratch(const struct decoder_env *env, enum scratch_slot slot, int64_t rows, int64_t cols, float **out, struct err *e)
+{
+    struct decoder_scratch *s = env->scratch;
+    size_t bytes;
+    if (mem_mul((size_t)rows, (size_t)cols * sizeof(float), &bytes))
+        return err_set(e, ERR_NOMEM, "activations of %" PRId64 " x %" PRId64, rows, cols);
+    if (bytes > s->bytes[slot]) {
+        env->b->ops->free(env->b, s->p[slot]);
+        s->p[slot] = NULL;
+        s->bytes[slot] = 0;
+        int rc = env->b->ops->alloc(env->b, bytes, &s->p[slot], e);
+        if (rc)
+            return rc;
+        s->bytes[slot] = bytes;
+    }
+    *out = s->p[slot];
+    return 0;
+}
+
+static int upload_new(struct backend *b, const float *host, size_t n, float **out, struct err *e)
+{
+    void *p = NULL;
+    int rc = b->ops->alloc(b, n * sizeof *host, &p, e);
+    if (!rc)
+        rc = b->ops->upload(b, p, host, n * sizeof *host, e);
+    if (rc && p) {
+        b->ops->free(b, p);
+        p = NULL;
+    }
+    *out = p;
+    return rc;
+}
+
+int decoder_env_init(struct decoder_env *env, struct backend *b, const struct config *c, int64_t positions, struct err *e)
+{
+    *env = (struct decoder_env){.b = b, .c = c, .positions = positions};
+    size_t n, half = (size_t)c->head_dim / 2;
+    float *cos = NULL, *sin = NULL;
+    if (positions < 1 || mem_mul((size_t)positions, half, &n) || n > SIZE_MAX / sizeof(float))
+        return err_set(e, ERR_NOMEM, "rotary tables for %" PRId64 " positions", positions);
+    cos = malloc(n * sizeof *cos);
+    sin = malloc(n * sizeof *sin);
+    int rc = cos && sin ? 0 : err_set(e, ERR_NOMEM, "rotary tables for %" PRId64 " positions", positions);
+    if (!rc) {
+        config_rope_tables(c, positions, cos, sin);
+        env->scratch = xcalloc(1, sizeof *env->scratch);
+        rc = upload_new(b, cos, n, &env->cos, e);
+    }
+    if (!rc)
+        rc = upload_new(b, sin, n, &env->sin, e);
+    free(cos);
+    free(sin);
+    if (rc)
+        decoder_env_release(env);
+    return rc;
+}
+
+void decoder_env_release(struct decoder_env *env)
+{
+    struct backend *b = env->b;
+    if (!b)
+        return;
+    for (int i = 0; env->scratch && i < SCRATCH_COUNT; i++)
+        b->ops->free(b, env->scratch->p[i]);
+    free(env->scratch);
+    b->ops->free(b, env->cos);
+    b->ops->free(b, env->sin);
+    *env = (struct decoder_env){0};
+}
+
+/* Loading */
+
+static int load_vector(const struct decoder_env *env, const struct model *m, const char *name, int64_t n, float **out, struct err *e)
+{
+    float *host = xcalloc((size_t)n, sizeof *host);
+    int rc = model_vector(m, name, n, host, e);
+    if (!rc)
+        rc = upload_new(env->b, host, (size_t)n, out, e);
+    free(host);
+    return rc;
+}
+
+static int load_norm(const struct decoder_env *env, const struct model *m, int64_t index, const char *norm, int64_t n, float **out, struct err *e)
+{
+    char name[96];
+    snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.weight", index, norm);
+    return load_vector(env, m, name, n, out, e);
+}
+
+int decoder_load_weight(struct backend *b, const struct model *m, int64_t layer, enum module_id mod, struct weight **out, struct err *e)
+{
+    struct tensor_view view;
+    struct qmatrix q;
+    int rc;
+    if (model_is_quantized(m, layer, mod)) {
+        rc = model_qmatrix(m, layer, mod, &q, e);
+        if (rc)
+            return rc;
+        rc = b->ops->weight_quantized(b, &q, out, e);
+        qmatrix_free(&q);
+    } else {
+        rc = model_dense_view(m, layer, mod, &view, e);
+        if (!rc)
+            rc = b->ops->weight_dense(b, &view, out, e);
+    }
+    model_drop(m, layer, mod);
+    return rc;
+}
+
+static int load_module(struct layer *l, const struct decoder_env *env, const struct model *m, enum module_id mod, struct err *e)
+{
+    const struct config *c = env->c;
+    bool bias = mod <= MOD_V ? c->qkv_bias : mod == MOD_O ? c->o_bias : c->mlp_bias;
+    int64_t N, K;
+    char name[96];
+    config_module_shape(c, mod, &N, &K);
+    config_module_name(c, l->index, mod, name, sizeof name - 8);
+    int rc = decoder_load_weight(env->b, m, l->index, mod, &l->w[mod], e);
+    if (rc)
+        return err_wrap(e, "%s", name);
+    snprintf(name + strlen(name), 8, ".bias");
+    return bias ? load_vector(env, m, name, N, &l->bias[mod], e) : 0;
+}
+
+int layer_load(struct layer *l, const struct decoder_env *env, const struct model *m, int64_t index, struct err *e)
+{
+    const struct config *c = env->c;
+    *l = (struct layer){.index = index};
+    int rc = load_norm(env, m, index, "input_layernorm", c->hidden, &l->attn_norm, e);
+    if (!rc)
+        rc = load_norm(env, m, index, "post_attention_layernorm", c->hidden, &l->mlp_norm, e);
+    if (!rc && c->qk_norm)
+        rc = load_norm(env, m, index, "self_attn.q_norm", c->head_dim, &l->q_norm, e);
+    if (!rc && c->qk_norm)
+        rc = load_norm(env, m, index, "self_attn.k_norm", c->head_dim, &l->k_norm, e);
+    for (int mod = 0; mod < MOD_COUNT && !rc; mod++)
+        rc = load_module(l, env, m, (enum module_id)mod, e);
+    if (rc)
+        layer_free(l, env);
+    return rc;
+}
+
+void layer_free(struct layer *l, const struct decoder_env *env)
+{
+    struct backend *b = env->b;
+    float *vectors[] = {l->attn_norm, l->mlp_norm, l->q_norm, l->k_norm};
+    for (int mod = 0; mod < MOD_COUNT; mod++) {
+        if (l->w[mod])
+            b->ops->weight_free(b, l->w[mod]);
+        b->ops->free(b, l->bias[mod]);
+    }
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        b->ops->free(b, vectors[i]);
+    *l = (struct layer){0};
+}
+
+/* Steps */
+
+/* y = module(x), y [M,N]; accumulate adds to what is there. */
+static int apply(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *x, float *y, int64_t M, bool accumulate, struct err *e)
+{
+    int64_t N, K;
+    config_module_shape(env->c, mod, &N, &K);
+    return env->b->ops->linear(env->b, y, N, x, K, M, l->w[mod], l->bias[mod], accumulate, e);
+}
+
+int layer_attn_norm(const struct layer *l, const struct decoder_env *env, const float *hidden, float *xn, int64_t M, struct err *e)
+{
+    return env->b->ops->rmsnorm(env->b, xn, hidden, l->attn_norm, M, env->c->hidden, (float)env->c->rms_eps, e);
+}
+
+/* Per-head norm, then rotary: in place on x [M, heads*D]. */
+static int norm_rope(const struct decoder_env *env, float *x, const float *norm, int64_t M, int heads, const int32_t *pos, struct err *e)
+{
+    const struct config *c = env->c;
+    struct backend *b = env->b;
+    int rc = norm ? b->ops->rmsnorm(b, x, x, norm, M * heads, c->head_dim, (float)c->rms_eps, e) : 0;
+    return rc ? rc : b->ops->rope(b, x, M, heads, (int)c->head_dim, env->cos, env->sin, pos, e);
+}
+
+int layer_attention(const struct layer *l, const struct decoder_env *env, const float *xn, float *a, int64_t M, const int32_t *pos,
+                    const struct attn_segment *segments, size_t segment_count, int kv_layer, struct err *e)
+{
+    const struct config *c = env->c;
+    float *q = NULL, *k = NULL, *v = NULL;
+    int rc = scratch(env, SCRATCH_Q, M, c->heads * c->head_dim, &q, e);
+    if (!rc)
+        rc = scratch(env, SCRATCH_K, M, c->kv_heads * c->head_dim, &k, e);
+    if (!rc)
+        rc = scratch(env, SCRATCH_V, M, c->kv_heads * c->head_dim, &v, e);
+    if (!rc)
+        rc = apply(l, env, MOD_Q, xn, q, M, false, e);
+    if (!rc)
+        rc = apply(l, env, MOD_K, xn, k, M, false, e);
+    if (!rc)
+        rc = apply(l, env, MOD_V, xn, v, M, false, e);
+    if (!rc)
+        rc = norm_rope(env, q, l->q_norm, M, (int)c->heads, pos, e);
+    if (!rc)
+        rc = norm_rope(env, k, l->k_norm, M, (int)c->kv_heads, pos, e);
+    struct attn_args args = {
+        .q = q,
+        .k = k,
+        .v = v,
+        .y = a,
+        .heads = (int)c->heads,
+        .kv_heads = (int)c->kv_heads,
+        .head_dim = (int)c->head_dim,
+        .layer = kv_layer,
+        .window = c->window && l->index >= c->window_from ? c->window : 0,
+        .scale = (float)(1.0 / sqrt((double)c->head_dim)),
+        .segments = segments,
+        .segment_count = segment_count,
+    };
+    return rc ? rc : env->b->ops->attention(env->b, &args, e);
+}
+
+int layer_attn_out(const struct layer *l, const struct decoder_env *env, const float *a, float *hidden, int64_t M, struct err *e)
+{
+    return apply(l, env, MOD_O, a, hidden, M, true, e);
+}
+
+int layer_mlp_norm(const struct layer *l, const struct decoder_env *env, const float *hidden, float *xn, int64_t M, struct err *e)
+{
+    return env->b->ops->rmsnorm(env->b, xn, hidden, l->mlp_norm, M, env->c->hidden, (float)env->c->rms_eps, e);
+}
+
+int layer_mlp_act(const struct layer *l, const struct decoder_env *env, const float *xn, float *act, int64_t M, struct err *e)
+{
+    float *gate = NULL;
+    int rc = scratch(env, SCRATCH_GATE, M, env->c->intermediate, &gate, e);
+    if (!rc)
+        rc = apply(l, env, MOD_GATE, xn, gate, M, false, e);
+    if (!rc)
+        rc = apply(l, env, MOD_UP, xn, act, M, false, e);
+    return rc ? rc : env->b->ops->silu_mul(env->b, act, gate, act, M * env->c->intermediate, e);
+}
+
+int layer_mlp_out(const struct layer *l, const struct decoder_env *env, const float *act, float *hidden, int64_t M, struct err *e)
+{
+    return apply(l, env, MOD_DOWN, act, hidden, M, true, e);
+}

@@ -1,0 +1,170 @@
+#include "stages/lm/weights_gptq.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/half.h"
+
+static int64_t groups_of(int64_t K, int group_size)
+{
+    return group_size < 0 ? 1 : (K + group_size - 1) / group_size;
+}
+
+static int64_t words_of(int64_t n, int bits)
+{
+    return (n * bits + 31) / 32;
+}
+
+static int check_part(const struct model *m, const char *module, const char *part, enum dtype dtype, int ndim, int64_t d0, int64_t d1, struct err *e)
+{
+    const struct st_tensor *t = weights_part(m, module, part);
+    const int64_t shape[2] = {d0, d1};
+    char name[WEIGHTS_NAME_BYTES + 16];
+    snprintf(name, sizeof name, "%s.%s", module, part);
+    int rc = weights_check_shape(t, name, ndim, shape, e);
+    if (!rc && t->dtype != dtype)
+        rc = err_set(e, ERR_UNSUPPORTED, "tensor '%s' is %s; %s is needed", name, dtype_name(t->dtype), dtype_name(dtype));
+    return rc;
+}
+
+/* Bits that the number of rows of qweight speaks for, 0 when none. */
+static int bits_of_rows(int64_t rows, int64_t K)
+{
+    static const int all[] = {2, 3, 4, 8};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (words_of(K, all[i]) == rows)
+            return all[i];
+    }
+    return 0;
+}
+
+int weights_gptq_check(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct err *e)
+{
+    const struct st_tensor *q = weights_part(m, module, "qweight"), *s = weights_part(m, module, "scales");
+    int bits = info->bits, stored = q->ndim == 2 ? bits_of_rows(q->shape[0], K) : 0;
+    if (info->group_size == 0)
+        return err_set(e, ERR_FORMAT, "%s: group_size is 0", module);
+    int64_t G = groups_of(K, info->group_size);
+    if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
+        return err_set(e, ERR_UNSUPPORTED, "%s: %d bits; 2, 3, 4 and 8 are read", module, bits);
+    if (stored && stored != bits)
+        return err_set(e, ERR_SHAPE, "tensor '%s.qweight' is stored in %d bits; quantization_config makes it %d", module, stored, bits);
+    if (s && s->ndim == 2 && s->shape[1] == N && s->shape[0] != G)
+        return err_set(e, ERR_SHAPE, "tensor '%s.scales' has %" PRId64 " groups; group_size %d of quantization_config and %" PRId64 " inputs make it %" PRId64,
+                       module, s->shape[0], info->group_size, K, G);
+    int rc = check_part(m, module, "qweight", DT_I32, 2, words_of(K, bits), N, e);
+    if (!rc)
+        rc = check_part(m, module, "qzeros", DT_I32, 2, G, words_of(N, bits), e);
+    if (!rc && s && (s->dtype == DT_BF16 || s->dtype == DT_F32)) /* a later conversion of the model; taken when nothing is lost, see read_scales */
+        rc = check_part(m, module, "scales", s->dtype, 2, G, N, e);
+    else if (!rc)
+        rc = check_part(m, module, "scales", DT_F16, 2, G, N, e);
+    if (!rc && weights_part(m, module, "g_idx"))
+        rc = check_part(m, module, "g_idx", DT_I32, 1, K, 0, e);
+    return rc;
+}
+
+/* Field i of a little-endian bit stream of 32-bit words that lie `stride` apart. For 3 bits some fields span two words (gptq.md 4.2). */
+static uint32_t field(const uint32_t *words, int64_t stride, int64_t i, int bits)
+{
+    int64_t bit = i * bits, w = bit / 32;
+    int shift = (int)(bit % 32);
+    uint32_t v = words[w * stride] >> shift;
+    if (shift + bits > 32)
+        v |= words[(w + 1) * stride] << (32 - shift);
+    return v & ((1u << bits) - 1u);
+}
+
+static void read_codes(struct qmatrix *q, const uint32_t *words)
+{
+    enum { COLUMNS = 256 }; /* so that the lines written to stay in the first cache */
+    for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS) {
+        int64_t n1 = n0 + COLUMNS < q->N ? n0 + COLUMNS : q->N;
+        for (int64_t k = 0; k < q->K; k++) {
+            for (int64_t n = n0; n < n1; n++)
+                q->codes[n * q->K + k] = (uint8_t)field(words + n, q->N, k, q->bits);
+        }
+    }
+}
+
+static int read_zeros(struct qmatrix *q, const uint32_t *words, bool v2, const char *module, struct err *e)
+{
+    int64_t row = words_of(q->N, q->bits);
+    uint32_t middle = 1u << (q->bits - 1);
+    for (int64_t i = 0; i < q->G * q->N; i++) {
+        uint32_t stored = field(words + i / q->N * row, 1, i % q->N, q->bits);
+        if (q->sym && stored != middle && stored != middle - 1)
+            return err_set(e, ERR_FORMAT, "tensor '%s.qzeros' holds %u for group %" PRId64 ", output %" PRId64 "; a symmetric %d-bit module stores %u", module,
+                           stored, i / q->N, i % q->N, q->bits, v2 ? middle : middle - 1);
+        q->zeros[i] = (uint8_t)(q->sym ? middle : v2 ? stored : stored + 1);
+    }
+    return 0;
+}
+
+static int read_scales(struct qmatrix *q, const void *data, enum dtype dtype, const char *module, struct err *e)
+{
+    for (int64_t i = 0; i < q->G * q->N; i++) {
+        if (dtype == DT_F16) {
+            q->scales[i] = ((const uint16_t *)data)[i];
+        } else {
+            float x = dtype == DT_F32 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]);
+            q->scales[i] = f32_to_f16(x);
+            if (f32_bits(f16_to_f32(q->scales[i])) != f32_bits(x))
+                return err_set(e, ERR_UNSUPPORTED, "tensor '%s.scales': element %" PRId64 " is %g, which F16 cannot hold", module, i, (double)x);
+        }
+        if ((q->scales[i] & 0x7c00u) == 0x7c00u)
+            return err_set(e, ERR_NUMERIC, "tensor '%s.scales': element %" PRId64 " is %s", module, i, q->scales[i] & 0x3ffu ? "NaN" : "infinite");
+    }
+    return 0;
+}
+
+static int read_g_idx(struct qmatrix *q, const int32_t *g_idx, const char *module, struct err *e)
+{
+    for (int64_t k = 0; k < q->K; k++) {
+        q->g_idx[k] = g_idx ? g_idx[k] : q->group_size < 0 ? 0 : (int32_t)(k / q->group_size);
+        if (q->g_idx[k] < 0 || q->g_idx[k] >= q->G)
+            return err_set(e, ERR_FORMAT, "tensor '%s.g_idx': element %" PRId64 " is %d, outside 0..%" PRId64, module, k, q->g_idx[k], q->G - 1);
+    }
+    return 0;
+}
+
+int weights_gptq_read(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct qmatrix *out, struct err *e)
+{
+    static const char *const names[] = {"qweight", "qzeros", "scales", "g_idx"};
+    const void *data[4] = {NULL};
+    enum dtype scales_dtype = DT_F16;
+    int rc = 0;
+    for (int i = 0; i < 4 && !rc; i++) {
+        const struct st_tensor *t = weights_part(m, module, names[i]);
+        if (t)
+            rc = st_data_aligned(&m->tensors, t, &data[i], e);
+        if (t && i == 2)
+            scales_dtype = t->dtype;
+    }
+    if (!rc && qmatrix_alloc(out, N, K, info->bits, info->group_size))
+        rc = err_set(e, ERR_NOMEM, "%" PRId64 " bytes for %s", N * K, module);
+    if (rc)
+        return rc;
+    out->sym = info->sym;
+    read_codes(out, data[0]);
+    rc = read_zeros(out, data[1], m->config.quant.v2, module, e);
+    if (!rc)
+        rc = read_scales(out, data[2], scales_dtype, module, e);
+    if (!rc)
+        rc = read_g_idx(out, data[3], module, e);
+    if (rc)
+        qmatrix_free(out);
+    return rc;
+}
+
+void weights_gptq_dequant(const struct qmatrix *q, float *out)
+{
+    for (int64_t n = 0; n < q->N; n++) {
+        for (int64_t k = 0; k < q->K; k++) {
+            int64_t g = q->g_idx[k] * q->N + n;
+            out[n * q->K + k] = f16_to_f32(q->scales[g]) * (float)((int)q->codes[n * q->K + k] - (int)q->zeros[g]);
+        }
+    }
+}

@@ -1,0 +1,352 @@
+#include "stages/quant/gptq.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "pipeline/base/mem.h"
+#include "stages/quant/grid.h"
+#include "stages/quant/hessian.h"
+#include "stages/quant/order.h"
+
+/* One module on its way. Device memory unless said otherwise; everything owned. */
+struct job {
+    struct backend *b;
+    const struct gptq_input *in;
+    struct gptq_report *report;
+    struct qmatrix *q;
+    int64_t N, K, G, group_size; /* group_size = K where the params say -1 */
+    int64_t *perm;               /* host [K] */
+    double *diag;                /* host [K], dead inputs given the mean of the others */
+    double mean;                 /* of diag */
+    void *row;                   /* host, K doubles: the way between host matrices and the device */
+    float *w, *u;                /* [N,K], [K,K] */
+    double *h, *loss;            /* [K,K], [N] */
+    int32_t *group;              /* [K] */
+    uint8_t *codes, *zeros;      /* [N,K], [G,N] */
+    uint16_t *scales;            /* [G,N] */
+};
+
+static int check_finite(const struct gptq_input *in, struct err *e)
+{
+    for (int64_t i = 0; i < in->N * in->K; i++)
+        if (!isfinite(in->w[i]))
+            return err_set(e, ERR_NUMERIC, "weight [%lld,%lld] is %g", (long long)(i / in->K), (long long)(i % in->K), (double)in->w[i]);
+    for (int64_t i = 0; in->h && i < in->K * in->K; i++)
+        if (!isfinite(in->h[i]))
+            return err_set(e, ERR_NUMERIC, "Hessian [%lld,%lld] is %g: activations overflow before this module", (long long)(i / in->K),
+                           (long long)(i % in->K), in->h[i]);
+    return 0;
+}
+
+static bool dead(const struct job *j, int64_t k)
+{
+    return j->in->h[k * j->K + k] == 0;
+}
+
+/* Diagonal and its mean, with dead inputs out of the way: they are decoupled from the rest, so any positive number serves, and the mean of the live ones
+ * leaves the damping what it would be without them. */
+static int64_t read_diagonal(struct job *j)
+{
+    int64_t live = 0;
+    double sum = 0;
+    for (int64_t k = 0; k < j->K; k++)
+        if (!dead(j, k)) {
+            sum += j->in->h[k * j->K + k];
+            live++;
+        }
+    j->mean = live ? sum / (double)live : 0;
+    for (int64_t k = 0; k < j->K; k++)
+        j->diag[k] = dead(j, k) ? j->mean : j->in->h[k * j->K + k];
+    return live;
+}
+
+static int device_alloc(struct job *j, void *out, size_t a, size_t b, struct err *e)
+{
+    size_t bytes;
+    if (mem_mul(a, b, &bytes))
+        return err_set(e, ERR_NOMEM, "%lld x %lld does not fit in memory", (long long)j->N, (long long)j->K);
+    return j->b->ops->alloc(j->b, bytes, out, e);
+}
+
+static int job_init(struct job *j, struct err *e)
+{
+    size_t n = (size_t)j->N, k = (size_t)j->K, g = (size_t)j->G;
+    j->perm = xcalloc(k, sizeof *j->perm);
+    j->diag = xcalloc(k, sizeof *j->diag);
+    j->row = xcalloc(k, sizeof(double));
+    if (qmatrix_alloc(j->q, j->N, j->K, j->in->params->bits, j->in->params->group_size))
+        return err_set(e, ERR_NOMEM, "no memory for %lld x %lld codes", (long long)j->N, (long long)j->K);
+    j->q->sym = j->in->params->sym;
+    int rc = device_alloc(j, &j->w, n, k * sizeof *j->w, e);
+    if (!rc && j->in->h)
+        rc = device_alloc(j, &j->h, k, k * sizeof *j->h, e);
+    if (!rc)
+        rc = device_alloc(j, &j->loss, n, sizeof *j->loss, e);
+    if (!rc)
+        rc = device_alloc(j, &j->group, k, sizeof *j->group, e);
+    if (!rc)
+        rc = device_alloc(j, &j->codes, n, k, e);
+    if (!rc)
+        rc = device_alloc(j, &j->scales, n, g * sizeof *j->scales, e);
+    return rc ? rc : device_alloc(j, &j->zeros, n, g, e);
+}
+
+static void job_release(struct job *j)
+{
+    void *const device[] = {j->w, j->u, j->h, j->loss, j->group, j->codes, j->scales, j->zeros};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++)
+        j->b->ops->free(j->b, device[i]);
+    free(j->perm);
+    free(j->diag);
+    free(j->row);
+}
+
+/* Uploads w (minus `from`, unless NULL) with its columns permuted; dead inputs lose their weights where `kill`. */
+static int upload_weights(struct job *j, const float *w, const float *from, bool kill, struct err *e)
+{
+    float *row = j->row;
+    int rc = 0;
+    for (int64_t n = 0; !rc && n < j->N; n++) {
+        for (int64_t i = 0; i < j->K; i++) {
+            int64_t at = n * j->K + j->perm[i];
+            row[i] = kill && dead(j, j->perm[i]) ? 0.0f : from ? w[at] - from[at] : w[at];
+        }
+        rc = j->b->ops->upload(j->b, j->w + n * j->K, row, (size_t)j->K * sizeof *row, e);
+    }
+    return rc;
+}
+
+/* Uploads scale * H, permuted, with `damp` * mean on the diagonal. Without the repaired diagonal (repair false) it is H as it was measured. */
+static int upload_hessian(struct job *j, double scale, double damp, bool repair, struct err *e)
+{
+    double *row = j->row;
+    int rc = 0;
+    for (int64_t i = 0; !rc && i < j->K; i++) {
+        const double *from = j->in->h + j->perm[i] * j->K;
+        for (int64_t k = 0; k < j->K; k++)
+            row[k] = scale * from[j->perm[k]];
+        if (repair)
+            row[i] = scale * (j->diag[j->perm[i]] + damp * j->mean);
+        rc = j->b->ops->upload(j->b, j->h + i * j->K, row, (size_t)j->K * sizeof *row, e);
+    }
+    return rc;
+}
+
+/* A power of four near 1 / mean: scaling H by it changes no bit of the codes, and keeps the f32 factor in range however small or large activations are. */
+static double balance(const struct job *j)
+{
+    int exponent = j->mean > 0x1p-1000 ? ilogb(j->mean) : 0;
+    return ldexp(1, -(exponent / 2 * 2));
+}
+
+/* Factorizes with rising damping. -ERR_NUMERIC when it is exhausted. */
+static int factorize(struct job *j, struct err *e)
+{
+    const struct quant_params *p = j->in->params;
+    int rc = device_alloc(j, &j->u, (size_t)j->K, (size_t)j->K * sizeof *j->u, e);
+    double damp = p->damp_percent;
+    int64_t pivot = -1;
+    for (int i = 0; !rc; i++) {
+        j->report->attempts = i + 1;
+        j->report->damp = damp;
+        rc = upload_hessian(j, balance(j), damp, true, e);
+        if (rc)
+            return rc;
+        rc = j->b->ops->factor(j->b, j->h, j->u, j->K, &pivot, e);
+        if (rc != -ERR_NUMERIC)
+            return rc;
+        damp = p->damp_percent + (i + 1) * p->damp_auto_increment;
+        if (p->damp_auto_increment <= 0 || damp >= 1)
+            return err_set(e, ERR_NUMERIC,
+                           "damping exhausted: the Hessian is not positive definite with damp_percent %g to %g (%d attempts, last bad pivot %lld of %lld); "
+                           "more calibration data, a larger damp_percent, or fallback: rtn",
+                           p->damp_percent, j->report->damp, i + 1, (long long)pivot, (long long)j->K);
+        rc = 0;
+    }
+    return rc;
+}
+
+static void choose_order(struct job *j)
+{
+    const struct quant_params *p = j->in->params;
+    if (p->desc_act)
+        order_descending(j->diag, j->K, j->perm);
+    else if (p->act_group_aware)
+        order_group_aware(j->diag, j->K, j->group_size, j->perm);
+    else
+        order_identity(j->K, j->perm);
+}
+
+/* Whether groups follow the permuted order (and g_idx with them), as desc_act without static_groups has it. */
+static bool groups_permuted(const struct job *j)
+{
+    return j->report->method == QUANT_GPTQ && j->in->params->desc_act && !j->in->params->static_groups;
+}
+
+static int upload_groups(struct job *j, struct err *e)
+{
+    int32_t *group = j->row;
+    bool permuted = groups_permuted(j);
+    for (int64_t i = 0; i < j->K; i++) {
+        group[i] = (int32_t)((permuted ? i : j->perm[i]) / j->group_size);
+        j->q->g_idx[j->perm[i]] = group[i];
+    }
+    return j->b->ops->upload(j->b, j->group, group, (size_t)j->K * sizeof *group, e);
+}
+
+/* static_groups: the grid of every group from the weights before the loop. Leaves w uploaded in the original order. */
+static int fit_static(struct job *j, const struct quant_grid *grid, struct err *e)
+{
+    int64_t *order = xcalloc((size_t)j->K, sizeof *order), *perm = j->perm;
+    order_identity(j->K, order);
+    j->perm = order;
+    int rc = upload_weights(j, j->in->w, NULL, true, e);
+    j->perm = perm;
+    free(order);
+    for (int64_t g = 0; !rc && g < j->G; g++) {
+        int64_t first = g * j->group_size, n = j->K - first < j->group_size ? j->K - first : j->group_size;
+        rc = j->b->ops->fit(j->b, j->w + first, j->K, j->N, n, grid, j->scales + g * j->N, j->zeros + g * j->N, e);
+    }
+    return rc;
+}
+
+/* Decides between gptq and rtn; for gptq, order and factor are ready after. */
+static int prepare(struct job *j, struct err *e)
+{
+    const struct quant_params *p = j->in->params;
+    int64_t live = j->in->h ? read_diagonal(j) : 0;
+    int rc = 0;
+    j->report->dead = j->in->h ? j->K - live : 0;
+    j->report->method = p->method;
+    if (p->method == QUANT_GPTQ) {
+        if (!live)
+            rc = err_set(e, ERR_DATA, "no calibration data reached it (its Hessian is %s); more data, or fallback: rtn", j->in->h ? "zero" : "absent");
+        if (!rc) {
+            choose_order(j);
+            rc = factorize(j, e);
+        }
+        if (!rc || p->fallback != FALLBACK_RTN || (rc != -ERR_NUMERIC && rc != -ERR_DATA))
+            return rc;
+        err_clear(e);
+        j->report->method = QUANT_RTN;
+        j->report->damp = 0;
+    }
+    order_identity(j->K, j->perm);
+    return 0;
+}
+
+static int quantize(struct job *j, struct err *e)
+{
+    const struct quant_params *p = j->in->params;
+    bool gptq = j->report->method == QUANT_GPTQ;
+    struct gptq_args a = {
+        .N = j->N,
+        .K = j->K,
+        .G = j->G,
+        .w = j->w,
+        .u = gptq ? j->u : NULL,
+        .group = j->group,
+        .fixed = gptq && p->static_groups,
+        .grid = {p->bits, p->sym, p->mse},
+        .codes = j->codes,
+        .scales = j->scales,
+        .zeros = j->zeros,
+        .loss = j->loss,
+    };
+    int rc = upload_groups(j, e);
+    if (!rc && a.fixed)
+        rc = fit_static(j, &a.grid, e);
+    if (!rc)
+        rc = upload_weights(j, j->in->w, NULL, gptq, e);
+    return rc ? rc : j->b->ops->gptq(j->b, &a, e);
+}
+
+/* Brings codes, scales, zeros and loss home, columns in their original order. */
+static int collect(struct job *j, struct err *e)
+{
+    const struct backend_ops *ops = j->b->ops;
+    size_t gn = (size_t)(j->G * j->N);
+    uint8_t *row = j->row;
+    int rc = ops->download(j->b, j->q->scales, j->scales, gn * sizeof *j->scales, e);
+    if (!rc)
+        rc = ops->download(j->b, j->q->zeros, j->zeros, gn, e);
+    for (int64_t n = 0; !rc && n < j->N; n++) {
+        rc = ops->download(j->b, row, j->codes + n * j->K, (size_t)j->K, e);
+        for (int64_t i = 0; i < j->K; i++)
+            j->q->codes[n * j->K + j->perm[i]] = row[i];
+    }
+    double loss = 0;
+    for (int64_t n = 0; !rc && n < j->N; n++) {
+        double x;
+        rc = ops->download(j->b, &x, j->loss + n, sizeof x, e);
+        loss += x;
+    }
+    if (rc)
+        return rc;
+    j->report->loss = j->report->method == QUANT_GPTQ ? loss / balance(j) : loss;
+    if (!isfinite(j->report->loss))
+        return err_set(e, ERR_NUMERIC, "the loss is %g: weights or their corrections overflow", j->report->loss);
+    return grid_check(j->q, e);
+}
+
+/* Relative output error on the calibration data, from H as it was measured. */
+static int measure(struct job *j, const float *w_hat, struct err *e)
+{
+    double error, power;
+    order_identity(j->K, j->perm);
+    int rc = upload_hessian(j, 1, 0, false, e);
+    if (!rc)
+        rc = upload_weights(j, j->in->w, w_hat, false, e);
+    if (!rc)
+        rc = j->b->ops->quad_form(j->b, j->w, j->h, j->N, j->K, &error, e);
+    if (!rc)
+        rc = upload_weights(j, j->in->w, NULL, false, e);
+    if (!rc)
+        rc = j->b->ops->quad_form(j->b, j->w, j->h, j->N, j->K, &power, e);
+    if (!rc)
+        j->report->output_error = power > 0 ? error / power : 0;
+    return rc;
+}
+
+static int finish(struct job *j, float *w_hat, struct err *e)
+{
+    float *own = NULL;
+    int rc = 0;
+    if (!w_hat && j->in->h) {
+        w_hat = own = malloc((size_t)j->N * (size_t)j->K * sizeof *own);
+        if (!own)
+            return err_set(e, ERR_NOMEM, "no memory for %lld x %lld dequantized weights", (long long)j->N, (long long)j->K);
+    }
+    if (w_hat)
+        grid_dequantize(j->q, w_hat);
+    if (j->in->h)
+        rc = measure(j, w_hat, e);
+    free(own);
+    return rc;
+}
+
+int gptq_quantize(struct backend *b, const struct gptq_input *in, struct qmatrix *q, float *w_hat, struct gptq_report *report, struct err *e)
+{
+    struct job j = {.b = b, .in = in, .report = report, .q = q, .N = in->N, .K = in->K};
+    *report = (struct gptq_report){.output_error = NAN};
+    *q = (struct qmatrix){0};
+    j.G = grid_groups(in->K, in->params->group_size);
+    j.group_size = in->params->group_size == -1 ? in->K : in->params->group_size;
+    int rc = check_finite(in, e);
+    if (!rc)
+        rc = job_init(&j, e);
+    if (!rc)
+        rc = prepare(&j, e);
+    if (!rc)
+        rc = quantize(&j, e);
+    if (!rc)
+        rc = collect(&j, e);
+    if (!rc)
+        rc = finish(&j, w_hat, e);
+    job_release(&j);
+    if (rc) {
+        qmatrix_free(q);
+        err_wrap(e, "module '%s'", in->name);
+    }
+    return rc;
+}

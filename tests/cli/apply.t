@@ -1,0 +1,101 @@
+#!/bin/sh
+# The quickstart from end to end, no-op runs, what changes what.
+. tests/cli/lib.sh
+cp -r manifests/quickstart manifests/quickstart.yaml "$work/"
+cd "$work" || exit 1
+m=quickstart.yaml
+
+# plan_of STAGE...: "action" of each node, from plan --json
+actions() { python3 -c '
+import json, sys
+want = sys.argv[1:]
+rows = {r["node"]: r for r in map(json.loads, sys.stdin)}
+print(" ".join(f"{n}={rows[n][\"action\"]}" if n in rows else f"{n}=absent" for n in want))' "$@" <out; }
+
+run plan $m
+is "$rc" 2 "plan of a fresh checkout says there is work"
+run apply $m
+is "$rc" 0 "quickstart applies"
+ok "$(test -f dist/quickstart/model.safetensors; echo $?)" "the checkpoint folder is there"
+ok "$(test -f gptqpipe.lock; echo $?)" "the lock file is beside the manifest"
+run show hello --json -C . $m 2>/dev/null
+run plan $m
+is "$rc" 0 "then plan has nothing to do"
+
+strace -f -qq -e trace=open,openat,read,pread64 -o trace "$GPTQPIPE" apply --json $m >out 2>err
+is "$?" 0 "a second apply succeeds"
+like "$(tail -n 1 out)" '"ran":0' "and runs nothing"
+is "$(grep -c '/cas/' trace)" 0 "and opens no blob"
+read_bytes=$(python3 - <<'P'
+import re
+fd, total = {}, 0
+for line in open("trace", errors="replace"):
+    m = re.match(r'\d+ +open(?:at)?\((?:AT_FDCWD, )?"([^"]*)".*= (\d+)$', line)
+    if m:
+        fd[m[2]] = m[1]
+    m = re.match(r'\d+ +p?read(?:64)?\((\d+),.*= (\d+)$', line)
+    if m and not re.search(r"/ac/|gptqpipe\.lock|^/(lib|usr|etc|proc|sys)", fd.get(m[1], "")):
+        total += int(m[2])
+print(total)
+P
+)
+ok "$(test "$read_bytes" -lt 1048576; echo $?)" "and reads $read_bytes bytes beyond records and lock (below 1 MiB)"
+
+rm -rf dist
+run apply $m
+is "$rc" 0 "apply after the output folder was deleted"
+ok "$(test -f dist/quickstart/config.json; echo $?)" "restores it"
+
+# a comment and another order of keys change no key
+python3 - <<'P'
+text = open("quickstart.yaml").read()
+lines = text.splitlines()
+open("same.yaml", "w").write("# a comment\n" + text.replace("bits: 4", "bits:   4   # four"))
+P
+run plan --json same.yaml
+is "$(grep -vc '"hit"' out)" 0 "a comment and spaces change no key"
+
+sed 's/layers\\.[0-9]*\\.mlp\\.down_proj/layers\\.2\\.mlp\\.down_proj/' $m >moved.yaml
+cmp -s $m moved.yaml
+is "$?" 1 "an override moved to another layer"
+
+cat >two.yaml <<'Y'
+version: 1
+name: two
+vars: { bits0: 8 }
+stages:
+  model: { fetch: { file: quickstart/model } }
+  text:  { fetch: { file: quickstart/calib.jsonl } }
+  calib: { calibrate: { model: model, data: text, samples: 8, sequence_length: 64 } }
+  w:
+    quantize:
+      model: model
+      calibration: calib
+      dynamic:
+        '-:^model\.layers\.1\..*$': {}
+        '+:^model\.layers\.0\.mlp\.up_proj$': { bits: "${bits0}" }
+        '+:^model\.layers\.3\.mlp\.up_proj$': { bits: "${bits3:-4}" }
+Y
+sed -i 's/"\${bits3:-4}"/4/' two.yaml
+run apply two.yaml
+is "$rc" 0 "a chain with a skipped layer applies"
+run plan --json two.yaml --set bits0=4
+is "$(actions w/layer.0 w/layer.1 w/layer.2 w/layer.3 w/layer.4)" "w/layer.0=run w/layer.1=maybe w/layer.2=maybe w/layer.3=maybe w/layer.4=maybe" \
+    "layer 0's override changed: it runs, what follows may"
+like "$(grep '"w/layer.0"' out)" '"field":"[^"]*up_proj[^"]*bits' "and the field is named"
+run apply --json two.yaml --set bits0=4
+like "$(tail -n 1 out)" '"ran":5' "layers 0, 1 (skipped, its output is constant) and all after it run again"
+sed 's/layers\\.3\\.mlp\\.up_proj\$.: { bits: 4/layers\\.3\\.mlp\\.up_proj$'"'"': { bits: 8/' two.yaml >three.yaml
+run plan --json three.yaml --set bits0=4
+is "$(actions calib w/layer.0 w/layer.1 w/layer.2 w/layer.3 w/layer.4)" "calib=hit w/layer.0=hit w/layer.1=hit w/layer.2=hit w/layer.3=run w/layer.4=maybe" \
+    "layer 3's override changed: exactly that layer runs"
+run apply --json three.yaml --set bits0=4
+like "$(tail -n 1 out)" '"ran":2' "apply replays layers 0 to 2 and runs 3 and 4"
+cold=$("$GPTQPIPE" show w --json three.yaml 2>/dev/null | sha256sum)
+GPTQPIPE_CACHE=$work/cache2 "$GPTQPIPE" apply -q three.yaml --set bits0=4 >/dev/null 2>&1
+run explain w/layer.3 three.yaml
+is "$rc" 0 "explain answers"
+
+run cache verify
+is "$rc" 0 "cache verify is clean"
+done_testing

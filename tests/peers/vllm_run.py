@@ -1,0 +1,48 @@
+"""vLLM for the CPU loads one of our folders and completes the prompts of its documentation; `gptqpipe run` of the same folder agrees wherever the margin allows.
+
+    vllm_run.py PROGRAM CHECKPOINT [LAYERS_DTYPE]       (run with the vllm environment's Python). Prints TAP.
+
+vLLM computes in bf16 (scales cast too), so ids are compared up to the first step at which our own margin between the two best tokens is below 0.5.
+"""
+import json
+import os
+import subprocess
+import sys
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
+PROMPTS = ["Hello, my name is", "The president of the United States is", "The capital of France is", "The future of AI is"]
+MARGIN = 0.5
+
+
+def main():
+    from vllm import LLM, SamplingParams
+    program, checkpoint = sys.argv[1:3]
+    ours = []
+    for p in PROMPTS:
+        out = subprocess.run([program, "run", checkpoint, "--prompt", p, "--max-tokens", "32", "--logprobs", "2", "--json", "-q"], check=True, capture_output=True, text=True)
+        ours.append(json.loads(out.stdout.splitlines()[0]))
+    llm = LLM(model=checkpoint, max_model_len=512, dtype="bfloat16", enforce_eager=True)
+    theirs = llm.generate([{"prompt_token_ids": o["prompt_ids"]} for o in ours], SamplingParams(temperature=0, max_tokens=32))
+    failed = 0
+    print(f"1..{len(PROMPTS)}")
+    for i, (o, t) in enumerate(zip(ours, theirs)):
+        ids, same, why = list(t.outputs[0].token_ids), 0, "all ids agree"
+        for step, (a, b) in enumerate(zip(o["ids"], ids)):
+            top = o["logprobs"][step]["top"]
+            margin = top[0]["logprob"] - top[1]["logprob"]
+            if a != b:
+                why = f"first difference at step {step}, margin {margin:.3f}"
+                good = margin < MARGIN
+                break
+            same += 1
+        else:
+            good = True
+        failed += not good
+        print(f"# ours  {o['prompt']!r} -> {o['text']!r}")
+        print(f"# vLLM  {o['prompt']!r} -> {t.outputs[0].text!r}")
+        print(f"{'ok' if good else 'not ok'} {i + 1} - {same} ids alike; {why}", flush=True)
+    sys.stdout.flush()
+    os._exit(1 if failed else 0)
+
+
+main()

@@ -1,0 +1,57 @@
+#!/bin/sh
+# quantize + pack give the same bytes for any threads, instruction set, compiler, optimization and folder, and those kept in tests/vectors/quickstart.sha256.
+. tests/cli/lib.sh
+cat >"$work/m.yaml" <<'Y'
+version: 1
+name: identity
+stages:
+  model: { fetch: { file: quickstart/model } }
+  text:  { fetch: { file: quickstart/calib.jsonl } }
+  held:  { fetch: { file: quickstart/held.jsonl } }
+  calib: { calibrate: { model: model, data: text, samples: 8, sequence_length: 64 } }
+  w:
+    quantize:
+      model: model
+      calibration: calib
+      group_size: 64
+      dynamic:
+        '-:^model\.layers\.1\.self_attn\..*$': {}
+        '+:^model\.layers\.0\.mlp\.down_proj$': { bits: 8, group_size: 32 }
+        '+:^model\.layers\.2\.mlp\.down_proj$': { mse: 2.4, act_group_aware: false }
+        '+:^model\.layers\.3\.mlp\.down_proj$': { desc_act: true, act_group_aware: false }
+        '+:^model\.layers\.4\.mlp\.down_proj$': { sym: false, desc_act: true, static_groups: true, act_group_aware: false }
+  out:   { pack: { quantized: w, target: transformers, output: dist } }
+  judge: { validate: { checkpoint: out, reference: model, data: held, max_tokens: 300, window: 64 } }
+  say:   { run: { checkpoint: out, prompts: ["Once", "The town"], max_tokens: 8, temperature: 0.7, seed: 3, logprobs: 2 } }
+Y
+# bytes PROGRAM FOLDER ARGS...: digest of checkpoint, report and text; counters of kernels in $work/rows
+bytes() {
+    program=$1 folder=$2
+    shift 2
+    mkdir -p "$folder"
+    cp -r "$ROOT/manifests/quickstart" "$work/m.yaml" "$folder/"
+    "$program" apply --json --cache "$folder/cache" "$@" "$folder/m.yaml" >"$folder/events" 2>"$work/err" || { cat "$work/err" >&2; echo failed; return; }
+    tail -n 1 "$folder/events" >"$work/rows"
+    { (cd "$folder/dist" && find . -type f | sort | xargs sha256sum)
+      for s in judge say; do "$program" show "$s" --json --cache "$folder/cache" "$folder/m.yaml"; done | grep -o '"sha256":"[0-9a-f]*"'; } | sha256sum | cut -d' ' -f1
+}
+want=$(cat "$ROOT/tests/vectors/quickstart.sha256" 2>/dev/null)
+base=$(bytes "$GPTQPIPE" "$work/a")
+echo "# digest $base"
+is "$base" "$want" "the golden digest"
+for t in 1 2 7; do is "$(bytes "$GPTQPIPE" "$work/t$t" --threads "$t")" "$want" "$t threads"; done
+for isa in scalar avx2 avx512; do
+    case $isa in avx2) need=avx2 ;; avx512) need=avx512dq ;; *) need='' ;; esac
+    if [ -n "$need" ] && ! grep -qw "$need" /proc/cpuinfo; then skip 2 "$isa: this processor lacks it"; continue; fi
+    is "$(bytes "$GPTQPIPE" "$work/$isa" --isa "$isa")" "$want" "$isa"
+    like "$(python3 -c 'import json,sys; print(" ".join(json.load(sys.stdin)["kernels"]))' <"$work/rows")" "_$isa" "$isa: its rows were called"
+done
+cd "$ROOT" || exit 1
+build() { make -s -j2 B="$work/$1" CC="$2" OPT="$3" "$work/$1/gptqpipe" >"$work/build" 2>&1 || tail -5 "$work/build" >&2; }
+for c in 'gcc -O1' 'gcc -O3' 'clang -O1' 'clang -O3'; do
+    cc=${c% *} opt=${c#* }
+    if ! command -v "$cc" >/dev/null; then skip 1 "$cc is not installed"; continue; fi
+    build "$cc$opt" "$cc" "$opt"
+    is "$(bytes "$work/$cc$opt/gptqpipe" "$work/by$cc$opt")" "$want" "$c"
+done
+done_testing

@@ -1,0 +1,31 @@
+#!/bin/sh
+# kill -9 at 10 random moments of an apply; then apply succeeds, same digests, `cache verify` clean.
+. tests/cli/lib.sh
+cp -r manifests/quickstart manifests/quickstart.yaml "$work/"
+cd "$work" || exit 1
+digests() { (cd dist/quickstart && find . -type f | sort | xargs sha256sum) | sha256sum; }
+start=$(date +%s%N)
+GPTQPIPE_CACHE=$work/whole run apply -q quickstart.yaml
+ms=$((($(date +%s%N) - start) / 1000000))
+is "$rc" 0 "an undisturbed apply ($ms ms)"
+want=$(digests)
+seed=${SEED:-$(date +%s)}
+echo "# SEED=$seed"
+i=0
+while [ "$i" -lt 10 ]; do
+    i=$((i + 1))
+    rm -rf dist
+    after=$(awk -v s="$((seed + i))" -v m="$ms" 'BEGIN { srand(s); printf "%.3f", rand() * m / 1000 }')
+    "$GPTQPIPE" apply -q quickstart.yaml >/dev/null 2>&1 &
+    pid=$!
+    sleep "$after"
+    kill -9 "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+    run apply -q quickstart.yaml
+    is "$rc $(digests)" "0 $want" "killed after $after s: apply succeeds with the same digests"
+    run cache verify
+    is "$rc" 0 "killed after $after s: cache verify is clean"
+    is "$(find "$GPTQPIPE_CACHE/tmp" -mindepth 1 | wc -l)" 0 "killed after $after s: no temporary file is left"
+    rm -rf "$GPTQPIPE_CACHE"
+done
+done_testing
