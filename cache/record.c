@@ -63,8 +63,8 @@ void record_add_output(struct record *r, const char *path, const struct hash_dig
 
 static json_t *output_json(const struct record_output *o)
 {
-    json_t *v = json_pack("{s:I, s:s, s:s, s:s}", "bytes", (json_int_t)o->digests.bytes, "path", o->path, "sha256", o->digests.sha256, "xxh3",
-                          o->digests.xxh3);
+    json_t *v = json_pack("{s:I, s:s, s:s, s:s}", "bytes", (json_int_t)o->digests.bytes, "path", o->path, "sha256", o->digests.sha256,
+                          "xxh3", o->digests.xxh3);
     if (!v)
         BUG("output path is not UTF-8");
     return v;
@@ -180,8 +180,8 @@ static int read_fields(struct record *r, const json_t *o, const char *name, stru
     int64_t version, rss;
     int rc = json_need_int(o, name, "version", 1, INT64_MAX, &version, e);
     if (!rc && version > VERSION)
-        return err_set(e, ERR_UNSUPPORTED, "record %s has version %lld, newer than the %d that this program knows", name, (long long)version,
-                       VERSION);
+        return err_set(e, ERR_UNSUPPORTED, "record %s has version %lld, newer than the %d that this program knows", name,
+                       (long long)version, VERSION);
     if (rc || (rc = need_hex(o, name, "key", hash_is_hex, r->key, e)) || (rc = json_need_str(o, name, "preimage", &preimage, e)) ||
         (rc = json_need_int(o, name, "created", INT64_MIN, INT64_MAX, &r->created_unix_s, e)) ||
         (rc = json_need_int(o, name, "peak_rss_bytes", 0, INT64_MAX, &rss, e)) || (rc = json_opt_real(o, name, "wall_s", &r->wall_s, e)) ||

@@ -1,4 +1,5 @@
-/* A record: what the cache keeps for a key. The on-disk grammar is drawn in record.c beside the writer: canonical JSON with a trailing XXH3 line.
+/* A record: what the cache keeps for a key. The on-disk grammar is drawn in record.c beside the writer: canonical JSON with a trailing XXH3
+ * line.
  *
  * key = SHA-256 of `preimage`, the canonical JSON of everything that decides the outputs; reading a record checks that. Newer grammar
  * versions are left alone and count as a miss (-ERR_UNSUPPORTED is not an error to the user). */
@@ -21,7 +22,7 @@ struct record_output {
 
 struct record {
     char key[HASH_HEX];
-    char *preimage; /* canonical JSON text; owned */
+    char *preimage;                /* canonical JSON text; owned */
     struct record_output *outputs; /* in byte order of paths */
     size_t output_count, output_cap;
     json_t *metrics;        /* object: what the stage reports (losses, figures); owned, may be NULL */
@@ -31,7 +32,10 @@ struct record {
     char *reason; /* why the node ran; owned, may be NULL */
 };
 
-#define RECORD_INIT {.preimage = NULL}
+#define RECORD_INIT                                                                                                                        \
+    {                                                                                                                                      \
+        .preimage = NULL                                                                                                                   \
+    }
 
 enum { RECORD_MAX_BYTES = 64 << 20 };
 

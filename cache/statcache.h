@@ -1,6 +1,7 @@
 /* Digests of the user's own files, remembered by (device, inode, size, mtime, ctime), so that an unchanged 10 GB model is hashed once.
- * Kept in <store>/stat.db: lines with a trailing checksum, rewritten atomically; damage loses only speed. An entry whose mtime or ctime was less
- * than two seconds before it was hashed is not trusted next time (the file may have changed within the clock's grain). Threads may share one. */
+ * Kept in <store>/stat.db: lines with a trailing checksum, rewritten atomically; damage loses only speed. An entry whose mtime or ctime was
+ * less than two seconds before it was hashed is not trusted next time (the file may have changed within the clock's grain). Threads may
+ * share one. */
 #ifndef CACHE_STATCACHE_H
 #define CACHE_STATCACHE_H
 

@@ -108,7 +108,8 @@ static void sweep_strays(const struct store *s)
     DIR *d = opendir(s->dir);
     struct dirent *ent;
     while (d && (ent = readdir(d))) { // NOLINT(concurrency-mt-unsafe): one DIR, one thread
-        if (strncmp(ent->d_name, "stat.db.tmp.", 12) && strncmp(ent->d_name, "VERSION.tmp.", 12) && strncmp(ent->d_name, "CACHEDIR.TAG.tmp.", 17))
+        if (strncmp(ent->d_name, "stat.db.tmp.", 12) && strncmp(ent->d_name, "VERSION.tmp.", 12) &&
+            strncmp(ent->d_name, "CACHEDIR.TAG.tmp.", 17))
             continue;
         char *path = io_join(s->dir, ent->d_name);
         struct stat st;

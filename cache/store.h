@@ -26,7 +26,8 @@ enum store_miss { STORE_HIT, STORE_NO_RECORD, STORE_BAD_RECORD, STORE_BLOB_MISSI
 
 /* 0 with *miss == STORE_HIT and *r filled (record_release it), or 0 with another *miss and `why` (may be NULL) filled for messages.
  * Negative only for errors of the machine. check_content also reads every blob and checks XXH3. */
-int store_get(struct store *s, const char *key, bool check_content, struct record *r, enum store_miss *miss, struct buf *why, struct err *e);
+int store_get(struct store *s, const char *key, bool check_content, struct record *r, enum store_miss *miss, struct buf *why,
+              struct err *e);
 
 /* Path of a blob's file, existing or not; the caller frees. */
 char *store_blob_path(const struct store *s, const char *sha256);
@@ -36,9 +37,9 @@ int store_check_blob(struct store *s, const struct hash_digests *want, struct er
 /* A fresh private folder under tmp/ for a node's outputs. The caller frees *dir. */
 int store_begin(struct store *s, char **dir, struct err *e);
 void store_discard(struct store *s, const char *dir);
-/* Takes every regular file below dir as an output (path relative to dir), fills r->outputs, makes the blobs durable, then writes the record and
- * removes dir. r->key, preimage and the rest are the caller's. A different record already there for the key with other output digests is
- * -ERR_INTEGRITY naming both, unless replace (for --force after an implementation change). */
+/* Takes every regular file below dir as an output (path relative to dir), fills r->outputs, makes the blobs durable, then writes the record
+ * and removes dir. r->key, preimage and the rest are the caller's. A different record already there for the key with other output digests
+ * is -ERR_INTEGRITY naming both, unless replace (for --force after an implementation change). */
 int store_publish(struct store *s, const char *dir, struct record *r, bool replace, struct err *e);
 
 /* Removes the record of a key (its blobs stay for others until gc). 0 also when there was none. */
@@ -50,10 +51,12 @@ int store_each(struct store *s, int (*fn)(void *arg, const char *key, const stru
 struct store_verify {
     uint64_t records, blobs, bytes, bad_records, bad_blobs, missing_blobs, unreferenced_blobs;
 };
-/* Reads everything, SHA-256. fn (may be NULL) is told each defect in one line. With repair, bad records are removed and bad blobs quarantined. */
+/* Reads everything, SHA-256. fn (may be NULL) is told each defect in one line. With repair, bad records are removed and bad blobs
+ * quarantined. */
 int store_verify(struct store *s, bool repair, void (*fn)(void *arg, const char *line), void *arg, struct store_verify *out, struct err *e);
 
-/* Counters since store_open: records read, blobs opened for content, bytes read from blobs: "a no-op apply opens no blob" is tested with these. */
+/* Counters since store_open: records read, blobs opened for content, bytes read from blobs: "a no-op apply opens no blob" is tested with
+ * these. */
 struct store_stats {
     uint64_t record_reads, blob_checks, blob_bytes, published;
 };

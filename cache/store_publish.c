@@ -1,7 +1,7 @@
 /* Publishing: hash and seal every output, refuse a second answer, link the blobs into cas/, then the record into ac/.
  *
- * A crash at any moment leaves blobs that nobody refers to (the collector's), never a record without its blobs: each file is synced before it
- * gets its name in cas/, and the names before the record gets its own. */
+ * A crash at any moment leaves blobs that nobody refers to (the collector's), never a record without its blobs: each file is synced before
+ * it gets its name in cas/, and the names before the record gets its own. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -209,7 +209,8 @@ static void first_difference(const struct record *was, const struct record *now,
 {
     size_t i = 0, j = 0;
     while (i < was->output_count || j < now->output_count) {
-        const struct record_output *a = i < was->output_count ? &was->outputs[i] : NULL, *b = j < now->output_count ? &now->outputs[j] : NULL;
+        const struct record_output *a = i < was->output_count ? &was->outputs[i] : NULL,
+                                   *b = j < now->output_count ? &now->outputs[j] : NULL;
         int order = !a ? 1 : !b ? -1 : strcmp(a->path, b->path);
         if (order == 0 && !strcmp(a->digests.sha256, b->digests.sha256)) {
             i++;
@@ -251,7 +252,8 @@ static int write_staged(const char *path, const struct record *r, struct err *e)
     record_write(r, &text);
     int rc = 0, fd = -1;
     if (text.len > RECORD_MAX_BYTES)
-        rc = err_set(e, ERR_UNSUPPORTED, "record of key %s would have %zu bytes, more than the %d allowed", r->key, text.len, RECORD_MAX_BYTES);
+        rc = err_set(e, ERR_UNSUPPORTED, "record of key %s would have %zu bytes, more than the %d allowed", r->key, text.len,
+                     RECORD_MAX_BYTES);
     else if ((fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444)) < 0)
         rc = err_sys(e, errno, "cannot create %s", path);
     else

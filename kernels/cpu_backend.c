@@ -218,6 +218,37 @@ static int op_kl(struct backend *b, const float *ref, const float *logits, int64
     return 0;
 }
 
+static int op_hessian(struct backend *b, double *h, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t row0, struct err *e)
+{
+    if (M > 1 && ldx < K)
+        return err_set(e, ERR_SHAPE, "hessian of %lld inputs with row stride %lld", (long long)K, (long long)ldx);
+    return USE(b, hessian_f32)(&state_of(b)->par, h, x, ldx, M, K, row0, e);
+}
+
+static int op_factor(struct backend *b, double *h, float *u, int64_t K, int64_t *bad_pivot, struct err *e)
+{
+    return USE(b, factor_f64)(&state_of(b)->par, h, u, K, bad_pivot, e);
+}
+
+static int op_gptq(struct backend *b, const struct gptq_args *a, struct err *e)
+{
+    for (int64_t k = 0; k < a->K; k++)
+        if (a->group[k] < 0 || a->group[k] >= a->G)
+            return err_set(e, ERR_SHAPE, "gptq: group %d of column %lld is outside 0..%lld", a->group[k], (long long)k, (long long)a->G - 1);
+    return USE(b, gptq_f32)(&state_of(b)->par, a, e);
+}
+
+static int op_fit(struct backend *b, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales, uint8_t *zeros,
+                  struct err *e)
+{
+    return USE(b, fit_f32)(&state_of(b)->par, w, ldw, N, n, grid, scales, zeros, e);
+}
+
+static int op_quad_form(struct backend *b, const float *e_nk, const double *h, int64_t N, int64_t K, double *out, struct err *e)
+{
+    return USE(b, quad_form_f64)(&state_of(b)->par, e_nk, h, N, K, out, e);
+}
+
 static const struct backend_ops cpu_ops = {
     .alloc = op_alloc,
     .free = op_free,
@@ -237,6 +268,11 @@ static const struct backend_ops cpu_ops = {
     .attention = op_attention,
     .nll = op_nll,
     .kl = op_kl,
+    .hessian = op_hessian,
+    .factor = op_factor,
+    .gptq = op_gptq,
+    .fit = op_fit,
+    .quad_form = op_quad_form,
 };
 
 static void each_count(const struct backend *b, void (*fn)(void *arg, const char *row, uint64_t calls), void *arg)

@@ -10,7 +10,7 @@
 #include "stages/stages.h"
 
 static const char *const setting_fields[] = {"method",        "bits",    "group_size", "sym",      "desc_act",     "act_group_aware",
-                                             "static_groups", "mse",     "damp_percent", "damp_auto_increment", "fallback"};
+                                             "static_groups", "mse",     "damp_percent", "damp_auto_increment"};
 
 static int base_params(const struct stage_ctx *s, struct quant_params *p, struct err *e)
 {
@@ -23,6 +23,7 @@ static int base_params(const struct stage_ctx *s, struct quant_params *p, struct
         if (quant_params_set(p, name, v, "here", e))
             return param_error(s, name, ERR_MANIFEST, e, "%s", e ? e->text : "");
     }
+    p->fallback = !strcmp(param_str(s, "fallback"), "rtn") ? FALLBACK_RTN : FALLBACK_NONE;
     p->act_group_aware_set = s->was_set(s, "act_group_aware");
     bool asked = p->act_group_aware;
     int rc = quant_params_resolve(p, "here", e);

@@ -46,6 +46,7 @@ inject() {
         fired=$((fired + 1))
         whole >>"$work/log" || { echo "after $1:$2:when=$when" >>"$work/log"; rc=1; }
         case $2 in
+        error=EPERM) [ "$said" = ok ] || { echo "$1:$2:when=$when said '$said'" >>"$work/log"; rc=1; } ;;
         error=*) # Either the fault did not matter, or one line names what failed.
             case $said in
             ok) [ $said_rc -eq 0 ] || rc=1 ;;

@@ -1,5 +1,5 @@
-/* record_read on any bytes. With an odd first byte the rest is a body that gets the right checksum line, so that the fuzzer reaches what lies
- * behind it; with 3 in its lowest bits the key is also corrected. What is accepted must be what the writer writes. */
+/* record_read on any bytes. With an odd first byte the rest is a body that gets the right checksum line, so that the fuzzer reaches what
+ * lies behind it; with 3 in its lowest bits the key is also corrected. What is accepted must be what the writer writes. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -214,7 +214,8 @@ static void test_list(void **state)
 static void test_trees(void **state)
 {
     (void)state;
-    char *deep = io_join(root, "t/a/b/c"), *top = io_join(root, "t"), *keep = io_join(root, "keep"), *link_path = io_join(top, "out"), *want;
+    char *deep = io_join(root, "t/a/b/c"), *top = io_join(root, "t"), *keep = io_join(root, "keep"), *link_path = io_join(top, "out"),
+         *want;
     struct err e = {0};
     assert_int_equal(io_mkdirs(deep, &e), 0);
     assert_int_equal(io_mkdirs(deep, &e), 0);
@@ -306,7 +307,7 @@ static void test_machine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_atomic), cmocka_unit_test(test_read_and_map), cmocka_unit_test(test_copy),  cmocka_unit_test(test_list),
+        cmocka_unit_test(test_atomic), cmocka_unit_test(test_read_and_map), cmocka_unit_test(test_copy),    cmocka_unit_test(test_list),
         cmocka_unit_test(test_trees),  cmocka_unit_test(test_paths),        cmocka_unit_test(test_machine),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -59,8 +59,25 @@ static void test_keys(void **state)
     map_release(&m);
 }
 
+/* Keys that are prefixes of each other, so that neighbours in the table match in all bytes but length. */
+static void test_prefixes(void **state)
+{
+    (void)state;
+    enum { N = 2000 };
+    static char text[N + 1];
+    static int values[N + 1];
+    struct map m = MAP_INIT;
+    memset(text, 'a', N);
+    for (size_t n = N; n; n--) /* the longer ones first: they then lie on the way to the shorter */
+        assert_null(map_putn(&m, text, n, &values[n]));
+    for (size_t n = 1; n <= N; n++)
+        assert_ptr_equal(map_find(&m, text, n)->value, &values[n]);
+    assert_int_equal(m.count, N);
+    map_release(&m);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_many), cmocka_unit_test(test_keys)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_many), cmocka_unit_test(test_keys), cmocka_unit_test(test_prefixes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

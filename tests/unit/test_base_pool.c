@@ -7,6 +7,7 @@
 #include <fenv.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "pipeline/base/pool.h"
 
@@ -56,6 +57,26 @@ static void test_many_short(void **state)
         pool_run(p, n, hit, own);
         for (size_t i = 0; i < 8; i++)
             assert_int_equal(own[i], i < n);
+    }
+    pool_free(p);
+}
+
+static void hit_late(void *arg, size_t i)
+{
+    usleep(i ? 20000 : 0);
+    atomic_fetch_add((atomic_int *)arg + i, 1);
+}
+
+/* The loop ends when its last iteration has, whoever runs it. */
+static void test_waits(void **state)
+{
+    (void)state;
+    struct pool *p = pool_create(4);
+    for (int round = 1; round <= 5; round++) {
+        static atomic_int own[4];
+        pool_run(p, 4, hit_late, own);
+        for (size_t i = 0; i < 4; i++)
+            assert_int_equal(own[i], round);
     }
     pool_free(p);
 }
@@ -113,6 +134,6 @@ static void test_float_state(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_once), cmocka_unit_test(test_many_short), cmocka_unit_test(test_nested),
-                                       cmocka_unit_test(test_float_state)};
+                                       cmocka_unit_test(test_waits), cmocka_unit_test(test_float_state)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -171,38 +171,38 @@ static void test_bad_bodies(void **state)
         const char *body, *text;
         int code;
     } cases[] = {
-        {OUT("a"), "", 0},
-        {"[]", "record rec is not a JSON object", ERR_FORMAT},
-        {"{}", "rec: \"version\" must be an integer, not absent", ERR_FORMAT},
-        {"{\"version\":2}", "record rec has version 2, newer than the 1 that this program knows", ERR_UNSUPPORTED},
-        {"{\"version\":2,\"anything\":[1]}", "record rec has version 2, newer than the 1 that this program knows", ERR_UNSUPPORTED},
-        {"{\"version\":0}", "rec: \"version\" is 0, outside 1..9223372036854775807", ERR_FORMAT},
-        {"{\"version\":1}", "rec: \"key\" must be a string, not absent", ERR_FORMAT},
-        {"{\"key\":\"abc\",\"version\":1}", "rec: \"key\" is not a digest: 'abc'", ERR_FORMAT},
-        {OUT(""), "rec: output path '' is not a plain relative path", ERR_FORMAT},
-        {OUT("/etc/passwd"), "rec: output path '/etc/passwd' is not a plain relative path", ERR_FORMAT},
-        {OUT("a/../b"), "rec: output path 'a/../b' is not a plain relative path", ERR_FORMAT},
-        {OUT(".."), "rec: output path '..' is not a plain relative path", ERR_FORMAT},
-        {OUT("a/"), "rec: output path 'a/' is not a plain relative path", ERR_FORMAT},
-        {OUT("a//b"), "rec: output path 'a//b' is not a plain relative path", ERR_FORMAT},
-        {OUT("./a"), "rec: output path './a' is not a plain relative path", ERR_FORMAT},
-        {"{\"created\":0," KEY ",\"outputs\":7," REST, "rec: \"outputs\" must be a list", ERR_FORMAT},
-        {"{\"created\":0," KEY ",\"outputs\":[7]," REST, "rec: \"path\" must be a string, not absent", ERR_FORMAT},
+        {OUT("a"),                                                                                                              "",                                                                   0              },
+        {"[]",                                                                                                                  "record rec is not a JSON object",                                    ERR_FORMAT     },
+        {"{}",                                                                                                                  "rec: \"version\" must be an integer, not absent",                    ERR_FORMAT     },
+        {"{\"version\":2}",                                                                                                     "record rec has version 2, newer than the 1 that this program knows", ERR_UNSUPPORTED},
+        {"{\"version\":2,\"anything\":[1]}",                                                                                    "record rec has version 2, newer than the 1 that this program knows", ERR_UNSUPPORTED},
+        {"{\"version\":0}",                                                                                                     "rec: \"version\" is 0, outside 1..9223372036854775807",              ERR_FORMAT     },
+        {"{\"version\":1}",                                                                                                     "rec: \"key\" must be a string, not absent",                          ERR_FORMAT     },
+        {"{\"key\":\"abc\",\"version\":1}",                                                                                     "rec: \"key\" is not a digest: 'abc'",                                ERR_FORMAT     },
+        {OUT(""),                                                                                                               "rec: output path '' is not a plain relative path",                   ERR_FORMAT     },
+        {OUT("/etc/passwd"),                                                                                                    "rec: output path '/etc/passwd' is not a plain relative path",        ERR_FORMAT     },
+        {OUT("a/../b"),                                                                                                         "rec: output path 'a/../b' is not a plain relative path",             ERR_FORMAT     },
+        {OUT(".."),                                                                                                             "rec: output path '..' is not a plain relative path",                 ERR_FORMAT     },
+        {OUT("a/"),                                                                                                             "rec: output path 'a/' is not a plain relative path",                 ERR_FORMAT     },
+        {OUT("a//b"),                                                                                                           "rec: output path 'a//b' is not a plain relative path",               ERR_FORMAT     },
+        {OUT("./a"),                                                                                                            "rec: output path './a' is not a plain relative path",                ERR_FORMAT     },
+        {"{\"created\":0," KEY ",\"outputs\":7," REST,                                                                          "rec: \"outputs\" must be a list",                                    ERR_FORMAT     },
+        {"{\"created\":0," KEY ",\"outputs\":[7]," REST,                                                                        "rec: \"path\" must be a string, not absent",                         ERR_FORMAT     },
         {"{\"created\":0," KEY ",\"outputs\":[{\"bytes\":-1,\"path\":\"a\"," SHA "," XXH "}]," REST,
-         "rec: \"bytes\" is -1, outside 0..9223372036854775807", ERR_FORMAT},
-        {"{\"created\":0," KEY ",\"outputs\":[{\"bytes\":3,\"path\":\"a\"," SHA "," XXH "},{\"bytes\":3,\"path\":\"a\"," SHA "," XXH "}]," REST,
-         "rec: output path 'a' is out of order", ERR_FORMAT},
-        {"{\"created\":0," KEY ",\"metrics\":[],\"outputs\":[]," REST, "rec: \"metrics\" must be an object", ERR_FORMAT},
+         "rec: \"bytes\" is -1, outside 0..9223372036854775807",                                                                                                                                      ERR_FORMAT     },
+        {"{\"created\":0," KEY ",\"outputs\":[{\"bytes\":3,\"path\":\"a\"," SHA "," XXH "},{\"bytes\":3,\"path\":\"a\"," SHA "," XXH
+         "}]," REST,
+         "rec: output path 'a' is out of order",                                                                                                                                                      ERR_FORMAT     },
+        {"{\"created\":0," KEY ",\"metrics\":[],\"outputs\":[]," REST,                                                          "rec: \"metrics\" must be an object",                                 ERR_FORMAT     },
         {"{\"created\":0," KEY ",\"outputs\":[],\"peak_rss_bytes\":0,\"preimage\":\"{ }\",\"version\":1,\"wall_s\":0.0}",
          "record rec says key 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a, but its preimage has SHA-256 "
-         "257c1be96ae69f4b01c2c69bdb6d78605f59175819fb007d0bf245bf48444c4a",
-         ERR_FORMAT},
-        /* Valid JSON that our writer would not write: a space, an unknown field, an escape too many, a NUL behind the preimage. */
-        {"{ \"created\":0," KEY ",\"outputs\":[]," REST, "record rec is not in canonical form", ERR_FORMAT},
-        {"{\"also\":1,\"created\":0," KEY ",\"outputs\":[]," REST, "record rec is not in canonical form", ERR_FORMAT},
-        {OUT("\\u0061"), "record rec is not in canonical form", ERR_FORMAT},
+         "257c1be96ae69f4b01c2c69bdb6d78605f59175819fb007d0bf245bf48444c4a",                                                                                                                          ERR_FORMAT     },
+ /* Valid JSON that our writer would not write: a space, an unknown field, an escape too many, a NUL behind the preimage. */
+        {"{ \"created\":0," KEY ",\"outputs\":[]," REST,                                                                        "record rec is not in canonical form",                                ERR_FORMAT     },
+        {"{\"also\":1,\"created\":0," KEY ",\"outputs\":[]," REST,                                                              "record rec is not in canonical form",                                ERR_FORMAT     },
+        {OUT("\\u0061"),                                                                                                        "record rec is not in canonical form",                                ERR_FORMAT     },
         {"{\"created\":0," KEY ",\"outputs\":[],\"peak_rss_bytes\":0,\"preimage\":\"{}\\u0000\",\"version\":1,\"wall_s\":0.0}",
-         "record rec is not in canonical form", ERR_FORMAT},
+         "record rec is not in canonical form",                                                                                                                                                       ERR_FORMAT     },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct err e = {0};
@@ -266,8 +266,8 @@ static void test_outputs_digest(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),     cmocka_unit_test(test_round_trip), cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_damage),     cmocka_unit_test(test_bad_bodies), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_golden),         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_damage),         cmocka_unit_test(test_bad_bodies), cmocka_unit_test(test_limits),
         cmocka_unit_test(test_outputs_digest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -112,7 +112,13 @@ static void test_sly_edits(void **state)
     put(file, "ddddd");
     assert_true(ask(c, file, "ddddd"));
     /* mtime in the future: never trusted. */
-    assert_int_equal(utimensat(AT_FDCWD, file, (struct timespec[]){{4102444800, 0}, {4102444800, 0}}, 0), 0);
+    assert_int_equal(utimensat(AT_FDCWD, file,
+                               (struct timespec[]){
+                                   {4102444800, 0},
+                                   {4102444800, 0}
+    },
+                               0),
+                     0);
     grow_old();
     assert_true(ask(c, file, "ddddd"));
     assert_true(ask(c, file, "ddddd"));
@@ -309,9 +315,8 @@ static void test_threads_and_processes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_remembers), cmocka_unit_test(test_sly_edits),
-        cmocka_unit_test(test_recheck),   cmocka_unit_test(test_merge_and_damage),
-        cmocka_unit_test(test_errors),    cmocka_unit_test(test_threads_and_processes),
+        cmocka_unit_test(test_remembers),        cmocka_unit_test(test_sly_edits), cmocka_unit_test(test_recheck),
+        cmocka_unit_test(test_merge_and_damage), cmocka_unit_test(test_errors),    cmocka_unit_test(test_threads_and_processes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,0 +1,383 @@
+/* Speed of the CPU kernels beside the bounds of the machine, measured in the same run: FMA peak and memory read bandwidth. One line a measurement: op, shape, ISA,
+ * threads, rate, the bound it is held to, ratio (above 100 % of the bandwidth: the data fits a cache).
+ * Arguments: [--isa NAME] [--threads N] [--seconds S a measurement] [--only TEXT, a part of the op's line]. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/backend.h"
+#include "kernels/half.h"
+#include "pipeline/base/pool.h"
+
+static clockid_t clock_used = CLOCK_MONOTONIC; /* with one thread the time that it had, so that other programs disturb less */
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(clock_used, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double budget = 0.3;     /* seconds a measurement */
+static const char *only_op = ""; /* measured are lines with this text */
+
+/* Best time of one call of fn(arg). */
+static double best(void (*fn)(void *), void *arg)
+{
+    double least = INFINITY, start = now();
+    fn(arg);
+    do {
+        double t = now();
+        fn(arg);
+        t = now() - t;
+        least = t < least ? t : least;
+    } while (now() - start < budget);
+    return least;
+}
+
+/* FMA peak of a thread: independent chains in registers, enough of them to hide the latency. In assembly, so that no compiler can touch it. */
+enum { PEAK_LOOPS = 200000, CHAINS = 12 };
+
+#if defined(__x86_64__)
+#define FMA12(r)                                                                                                                                     \
+    "vfmadd231ps %%" r "12, %%" r "13, %%" r "0\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "1\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "2\n\t"         \
+    "vfmadd231ps %%" r "12, %%" r "13, %%" r "3\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "4\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "5\n\t"         \
+    "vfmadd231ps %%" r "12, %%" r "13, %%" r "6\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "7\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "8\n\t"         \
+    "vfmadd231ps %%" r "12, %%" r "13, %%" r "9\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "10\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "11\n\t"
+/* The registers hold zeros or what is left in them: the time does not depend on it. */
+#define PEAK(r)                                                                                                                                      \
+    long n = PEAK_LOOPS;                                                                                                                             \
+    __asm__ volatile("vzeroall\n1:\n\t" FMA12(r) "dec %0\n\tjnz 1b\n\tvzeroupper"                                                                   \
+                     : "+r"(n)                                                                                                                       \
+                     :                                                                                                                               \
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",     \
+                       "xmm14", "xmm15")
+
+static void peak_avx512(void)
+{
+    PEAK("zmm");
+}
+
+static void peak_avx2(void)
+{
+    PEAK("ymm");
+}
+#endif
+
+static float peak_scalar(void)
+{
+    float a[CHAINS];
+    for (int i = 0; i < CHAINS; i++)
+        a[i] = (float)i;
+    for (int n = 0; n < PEAK_LOOPS / 8; n++)
+        for (int i = 0; i < CHAINS; i++)
+            a[i] = fmaf(a[i], 0.999f, 1e-3f);
+    float out = 0;
+    for (int i = 0; i < CHAINS; i++)
+        out += a[i];
+    return out;
+}
+
+static volatile float sink;
+
+struct bench {
+    enum isa isa;
+    int threads;
+    struct pool *pool;
+    struct backend *b;
+    double peak_gflops, read_gbs; /* of all threads */
+    /* problem at hand */
+    struct weight *w;
+    float *x, *y, *z;
+    int64_t M, N, K;
+    struct attn_args attn;
+    double *nll;
+    int32_t *ids;
+    struct kl_row *kl;
+};
+
+static void peak_piece(void *arg, size_t i)
+{
+    struct bench *b = arg;
+    (void)i;
+#if defined(__x86_64__)
+    if (b->isa == ISA_AVX512)
+        peak_avx512();
+    else if (b->isa == ISA_AVX2)
+        peak_avx2();
+    else
+#endif
+        sink = peak_scalar();
+}
+
+static void peak_run(void *arg)
+{
+    struct bench *b = arg;
+    pool_run(b->pool, (size_t)b->threads, peak_piece, b);
+}
+
+enum { READ_FLOATS = 64 << 20, READ_PIECES = 64 };
+
+static void read_piece(void *arg, size_t i)
+{
+    const struct bench *b = arg;
+    const uint64_t *p = (const uint64_t *)(b->x + i * (READ_FLOATS / READ_PIECES));
+    uint64_t sum[8] = {0};
+    for (size_t j = 0; j < READ_FLOATS / READ_PIECES / 2; j += 8)
+        for (int l = 0; l < 8; l++)
+            sum[l] ^= p[j + (size_t)l];
+    sink = (float)(sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7]);
+}
+
+static void read_run(void *arg)
+{
+    pool_run(((struct bench *)arg)->pool, READ_PIECES, read_piece, arg);
+}
+
+static void *must(void *p)
+{
+    if (!p) {
+        fprintf(stderr, "bench_kernels: out of memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+static void measure_bounds(struct bench *b)
+{
+    double flops = 2.0 * PEAK_LOOPS * CHAINS * (b->isa == ISA_AVX512 ? 16 : b->isa == ISA_AVX2 ? 8 : 1.0 / 8);
+    b->peak_gflops = flops * b->threads / best(peak_run, b) * 1e-9;
+    b->x = must(malloc(READ_FLOATS * sizeof *b->x));
+    memset(b->x, 1, READ_FLOATS * sizeof *b->x);
+    b->read_gbs = READ_FLOATS * (double)sizeof *b->x / best(read_run, b) * 1e-9;
+    free(b->x);
+    printf("bounds %s threads=%d: FMA %.1f GFLOP/s, memory read %.1f GB/s\n", isa_name(b->isa), b->threads, b->peak_gflops, b->read_gbs);
+}
+
+static void line(const struct bench *b, const char *what, double rate, const char *unit, double bound)
+{
+    if (!strstr(what, only_op))
+        return;
+    printf("%-34s %-7s threads=%d %9.2f %-7s of %9.2f  %5.1f %%\n", what, isa_name(b->isa), b->threads, rate, unit, bound, 100 * rate / bound);
+    fflush(stdout);
+}
+
+static void linear_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->linear(b->b, b->y, b->N, b->x, b->K, b->M, b->w, NULL, false, NULL);
+}
+
+static float *floats(size_t n)
+{
+    float *p = must(malloc(n * sizeof *p));
+    uint32_t s = 1;
+    for (size_t i = 0; i < n; i++)
+        p[i] = (float)((s = s * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f;
+    return p;
+}
+
+static const char *const kinds[] = {"f32", "f16", "bf16", "w4", "w4 desc_act", "w8"};
+enum { KINDS = 6 };
+
+/* The weight of a kind; its bytes to *bytes. */
+static struct weight *weight_of(struct bench *b, int kind, int64_t N, int64_t K, double *bytes)
+{
+    struct weight *w = NULL;
+    struct err e = {0};
+    if (kind < 3) {
+        static const enum dtype dtypes[] = {DT_F32, DT_F16, DT_BF16};
+        struct tensor_view t = {.dtype = dtypes[kind], .rows = N, .cols = K, .data = must(calloc((size_t)(N * K), dtype_bytes(dtypes[kind])))};
+        for (int64_t i = 0; kind == 0 && i < N * K; i++)
+            ((float *)(uintptr_t)t.data)[i] = (float)(i % 17) * 0.1f;
+        for (int64_t i = 0; kind && i < N * K; i++)
+            ((uint16_t *)(uintptr_t)t.data)[i] = (uint16_t)(0x3c00 + i % 17);
+        b->b->ops->weight_dense(b->b, &t, &w, &e);
+        free((void *)(uintptr_t)t.data);
+        *bytes = (double)(N * K) * (double)dtype_bytes(dtypes[kind]);
+    } else {
+        struct qmatrix q;
+        int bits = kind == 5 ? 8 : 4;
+        if (qmatrix_alloc(&q, N, K, bits, 128))
+            must(NULL);
+        for (int64_t i = 0; i < N * K; i++)
+            q.codes[i] = (uint8_t)(i * 7 % (1 << bits));
+        for (int64_t i = 0; i < q.G * N; i++) {
+            q.scales[i] = f32_to_f16(0.01f);
+            q.zeros[i] = 8;
+        }
+        for (int64_t k = 0; k < K; k++)
+            q.g_idx[k] = (int32_t)(kind == 4 ? k * 5 % q.G : k / 128);
+        b->b->ops->weight_quantized(b->b, &q, &w, &e);
+        qmatrix_free(&q);
+        *bytes = (double)(N * K) * bits / 8;
+    }
+    return must(w);
+}
+
+static void bench_linear(struct bench *b, int64_t N, int64_t K)
+{
+    static const int64_t rows[] = {1, 2, 4, 8, 16, 64, 512};
+    for (int kind = 0; kind < KINDS; kind++) {
+        double bytes;
+        b->w = weight_of(b, kind, N, K, &bytes);
+        b->N = N;
+        b->K = K;
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            if (b->isa == ISA_SCALAR && rows[i] > 4)
+                break;
+            b->M = rows[i];
+            b->x = floats((size_t)(b->M * K));
+            b->y = floats((size_t)(b->M * N));
+            char what[100];
+            snprintf(what, sizeof what, "linear %s %lldx%lld M=%lld", kinds[kind], (long long)N, (long long)K, (long long)b->M);
+            double t = strstr(what, only_op) ? best(linear_run, b) : 0, flops = 2.0 * (double)(b->M * N * K);
+            /* What bounds it: arithmetic, or reading the weights once. */
+            if (flops / b->peak_gflops > bytes / b->read_gbs)
+                line(b, what, flops / t * 1e-9, "GFLOP/s", b->peak_gflops);
+            else
+                line(b, what, bytes / t * 1e-9, "GB/s", b->read_gbs);
+            free(b->x);
+            free(b->y);
+        }
+        b->b->ops->weight_free(b->b, b->w);
+    }
+}
+
+static void attention_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->attention(b->b, &b->attn, NULL);
+}
+
+static void bench_attention(struct bench *b, int64_t rows, int64_t pos)
+{
+    enum { HEADS = 16, KV_HEADS = 4, D = 128 };
+    struct err e;
+    struct attn_segment s = {.rows = rows, .pos = pos};
+    if (b->b->ops->kv_create(b->b, 1, KV_HEADS, D, pos + rows, &s.kv, &e))
+        must(NULL);
+    float *q = floats((size_t)(rows * HEADS * D)), *k = floats((size_t)(rows * KV_HEADS * D)), *v = floats((size_t)(rows * KV_HEADS * D));
+    b->y = floats((size_t)(rows * HEADS * D));
+    b->attn = (struct attn_args){.q = q, .k = k, .v = v, .y = b->y, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = D, .scale = 0.088f};
+    b->attn.segments = &s;
+    b->attn.segment_count = 1;
+    char what[100];
+    snprintf(what, sizeof what, "attention rows=%lld pos=%lld", (long long)rows, (long long)pos);
+    double t = strstr(what, only_op) ? best(attention_run, b) : 0, seen = (double)rows * ((double)pos + (double)(rows + 1) / 2), flops = 4.0 * HEADS * D * seen;
+    double bytes = 8.0 * KV_HEADS * D * (double)(pos + rows);
+    if (flops / b->peak_gflops > bytes / b->read_gbs)
+        line(b, what, flops / t * 1e-9, "GFLOP/s", b->peak_gflops);
+    else
+        line(b, what, bytes / t * 1e-9, "GB/s", b->read_gbs);
+    b->b->ops->kv_free(b->b, s.kv);
+    free(q);
+    free(k);
+    free(v);
+    free(b->y);
+}
+
+static void rmsnorm_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->rmsnorm(b->b, b->y, b->x, b->z, b->M, b->K, 1e-6f, NULL);
+}
+
+static void silu_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->silu_mul(b->b, b->y, b->x, b->z, b->M * b->K, NULL);
+}
+
+static void add_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->add(b->b, b->y, b->x, b->M * b->K, NULL);
+}
+
+static void nll_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->nll(b->b, b->x, b->M, b->K, b->ids, b->nll, b->ids + b->M, NULL);
+}
+
+static void kl_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->kl(b->b, b->x, b->z, b->M, b->K, b->ids, b->kl, NULL);
+}
+
+static void row_op(struct bench *b, const char *what, void (*fn)(void *), double gigabytes)
+{
+    if (strstr(what, only_op))
+        line(b, what, gigabytes / best(fn, b), "GB/s", b->read_gbs);
+}
+
+static void bench_rows(struct bench *b)
+{
+    b->M = 512;
+    b->K = 32000;
+    size_t n = (size_t)(b->M * b->K);
+    double bytes = (double)n * 4e-9;
+    b->x = floats(n);
+    b->y = floats(n);
+    b->z = floats(n);
+    b->nll = must(calloc(512, sizeof *b->nll));
+    b->ids = must(calloc(1024, sizeof *b->ids));
+    b->kl = must(calloc(512, sizeof *b->kl));
+    row_op(b, "rmsnorm", rmsnorm_run, 2 * bytes);
+    row_op(b, "silu_mul", silu_run, 3 * bytes);
+    row_op(b, "add", add_run, 3 * bytes);
+    row_op(b, "nll", nll_run, 1 * bytes);
+    row_op(b, "kl", kl_run, 2 * bytes);
+    free(b->x);
+    free(b->y);
+    free(b->z);
+    free(b->nll);
+    free(b->ids);
+    free(b->kl);
+}
+
+static int run(enum isa isa, int threads)
+{
+    struct bench b = {.isa = isa, .threads = threads, .pool = pool_create(threads)};
+    struct parallel par = {.run = pool_run, .ctx = b.pool, .threads = threads};
+    struct err e;
+    clock_used = threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
+    if (cpu_backend_create(isa, &par, &b.b, &e)) {
+        fprintf(stderr, "bench_kernels: %s\n", e.text);
+        return 1;
+    }
+    measure_bounds(&b);
+    bool slow = isa == ISA_SCALAR;
+    bench_linear(&b, slow ? 256 : 4096, slow ? 256 : 4096);
+    bench_attention(&b, 1, slow ? 100 : 4000);
+    bench_attention(&b, slow ? 16 : 512, 0);
+    if (!slow)
+        bench_rows(&b);
+    b.b->destroy(b.b);
+    pool_free(b.pool);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    int only = -1, threads = 0, rc = 0;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (!strcmp(argv[i], "--isa"))
+            only = isa_parse(argv[i + 1]);
+        else if (!strcmp(argv[i], "--threads"))
+            threads = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--seconds"))
+            budget = strtod(argv[i + 1], NULL);
+        else if (!strcmp(argv[i], "--only"))
+            only_op = argv[i + 1];
+    }
+    for (int isa = ISA_SCALAR; isa <= (int)isa_best(); isa++)
+        for (int t = threads ? threads : 1; t <= (threads ? threads : pool_cpu_count()); t++)
+            if (only < 0 || only == isa)
+                rc |= run((enum isa)isa, t);
+    return rc;
+}
