@@ -266,6 +266,8 @@ static void decoders(void **s)
     assert_string_equal(decoded(DEC("{\"type\":\"ByteLevel\"}"), "Ġa|Ã|©|▁", false), " aé▁");
     assert_string_equal(decoded(DEC("{\"type\":\"ByteLevel\"}"), "Ã|a|©", false), "\xEF\xBF\xBD"
                                                                                   "a\xEF\xBF\xBD");
+    /* A piece that leaves the byte-level alphabet halfway stands for itself as a whole. */
+    assert_string_equal(decoded(AT("{\"id\":40,\"content\":\"a▁\"}") "," DEC("{\"type\":\"ByteLevel\"}"), "b|a▁", false), "ba▁");
     assert_string_equal(decoded(DEC("{\"type\":\"ByteFallback\"}"), "<0xC3>|<0xA8>|a", false), "èa");
     assert_string_equal(decoded(DEC("{\"type\":\"ByteFallback\"}"), "<0xA8>|<0xC3>|a", false), "\xEF\xBF\xBD\xEF\xBF\xBD"
                                                                                                "a");
