@@ -1,9 +1,11 @@
 /* The program: finds the command, prints its error, turns codes into the exit status. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cmd/cmd.h"
 #include "cmd/options.h"
@@ -69,15 +71,21 @@ static int fail(const struct cmd_ctx *c, int rc)
     return c->err.signal ? 128 + c->err.signal : err_exit_status(rc);
 }
 
-/* A reader that went away (EPIPE) is no error of ours; anything else that kept results from being written is. */
+static bool reader_gone(void)
+{
+    struct pollfd p = {.fd = STDOUT_FILENO};
+    return poll(&p, 1, 0) == 1 && (p.revents & POLLERR);
+}
+
+/* A reader that went away is no error of ours; anything else that kept results from being written is. The write that failed may be long past, and its errno gone. */
 static int flush_stdout(int status)
 {
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout))
         return status;
-    if (errno == EPIPE)
+    if (errno == EPIPE || reader_gone())
         return status;
-    fprintf(stderr, "gptqpipe: error: cannot write to standard output: %s\n", strerror(errno ? errno : EIO));
+    fprintf(stderr, "gptqpipe: error: cannot write to standard output%s%s\n", errno ? ": " : "", errno ? strerror(errno) : "");
     return status ? status : 1;
 }
 
