@@ -173,7 +173,7 @@ static json_t *settings_value(struct typed_ctx *t, const struct schema_field *f,
         json_t *v = typed_value(t, s, n->pairs[i].value, e);
         if (v && json_is_null(v)) {
             json_decref(v);
-            v = fail(t, n->pairs[i].value->at, e, "'%s' has no value", key);
+            v = fail(t, n->pairs[i].key->at, e, "'%s' has no value", key);
         }
         ok = v != NULL;
         if (ok)
