@@ -21,8 +21,9 @@ is $rc 0 'quickstart'
 near perplexity "$(golden $G ppl_stories.ppl)" 1e-4 'quickstart: perplexity'
 near tokens "$(golden $G ppl_stories.tokens)" 0 'quickstart: tokens'
 is "$(python3 -c 'import json, sys; print(sorted(json.load(open(sys.argv[1]))))' "$work/out")" "['perplexity', 'tokens']" 'quickstart: fields'
+run eval $M --data $D --window 256 --max-tokens 700 --json -q
 cp "$work/out" "$work/plain"
-run eval $M --data $D --window 256 --json -q --isa scalar --threads 1
+run eval $M --data $D --window 256 --max-tokens 700 --json -q --isa scalar --threads 1
 ok "$(cmp -s "$work/out" "$work/plain"; echo $?)" 'scalar, one thread: same bytes'
 
 cp -r tests/vectors/quickstart-w4g128 "$work/q"
@@ -48,13 +49,11 @@ shared() {
 }
 if [ -n "$SHARED" ]; then
     cp "$SHARED/text/tinystories/eval_stories_dev40.json" "$work/dev40.json"
-    shared TinyStories-656K-w4g128 TinyStories-656K 20.4402 .05678 .8242
     shared TinyStories-656K-w4g128asymact TinyStories-656K 20.1511 .04628 .8373
     shared TinyStories-656K-w4dyn TinyStories-656K 19.7971 .03177 .8671
     shared stories260K-w4g32 stories260K 4.2449 .07646 .8612
-    shared qwen3-tiny-w4dyn qwen3-tiny 19.0117 .00690 .9411
 else
-    skip 15 'no shared folder (golden/gptq)'
+    skip 9 'no shared folder (golden/gptq)'
 fi
 
 # Units: plain text is one stream, JSON documents stand alone; a stride counts every token once; without BOS the first token is not predicted.

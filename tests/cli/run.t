@@ -86,6 +86,26 @@ like "$(cat "$work/out")" '^== prompt 2, 5 tokens, length$' 'readable view: a bl
 like "$(cat "$work/out")" "^$P [A-Za-z]" 'readable view: prompt and text joined'
 like "$(cat "$work/err")" '^10 tokens in [0-9.]+ s, [0-9.]+ tokens/s$' 'readable view: speed on stderr'
 
+# On a terminal one prompt streams: the pieces join to the same text.
+is "$(python3 - "$GPTQPIPE" $M "$P" <<'Y'
+import os, pty, sys
+program, model, prompt = sys.argv[1:]
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(program, [program, "run", model, "--prompt", prompt, "--max-tokens", "12", "-q"])
+out = b""
+while True:
+    try:
+        piece = os.read(fd, 4096)
+    except OSError:
+        break
+    if not piece:
+        break
+    out += piece
+print(os.waitpid(pid, 0)[1], out.decode().replace("\r\n", "\n"), end="")
+Y
+)" "0 $P$(python3 -c 'import json, sys; print(json.loads(open(sys.argv[1]).readline())["text"])' "$work/one")" 'streams on a terminal'
+
 # Wrong inputs.
 fails 64 'run: give either' 'no prompt' run $M
 fails 64 'run: give either' 'two kinds of prompts' run $M --prompt a --prompts "$work/ids"
