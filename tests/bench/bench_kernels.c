@@ -369,7 +369,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[i], "--isa"))
             only = isa_parse(argv[i + 1]);
         else if (!strcmp(argv[i], "--threads"))
-            threads = atoi(argv[i + 1]);
+            threads = (int)strtol(argv[i + 1], NULL, 10);
         else if (!strcmp(argv[i], "--seconds"))
             budget = strtod(argv[i + 1], NULL);
         else if (!strcmp(argv[i], "--only"))
