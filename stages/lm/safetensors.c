@@ -223,10 +223,12 @@ int st_parse_header(struct st_set *set, size_t file, const unsigned char *p, siz
             break;
     }
     json_decref(root);
-    if (set->tensor_count > first)
-        qsort(set->tensors + first, set->tensor_count - first, sizeof *set->tensors, by_offset);
+    size_t added = set->tensor_count - first;
+    struct st_tensor *t = added ? set->tensors + first : NULL;
+    if (added)
+        qsort(t, added, sizeof *t, by_offset);
     if (!rc)
-        rc = check_extents(&h, set->tensors + first, set->tensor_count - first, e);
+        rc = check_extents(&h, t, added, e);
     return rc ? rc : name_tensors(&h, first, e);
 }
 
