@@ -2,12 +2,13 @@
 
 #include <string.h>
 
-/* Source of rules and defaults: huggingface/transformers@v4.51.0:src/transformers/models/{llama,mistral,qwen2,qwen3}/{configuration,modeling}_*.py */
+/* Source of rules and defaults:
+ * huggingface/transformers@v4.51.0:src/transformers/models/{llama,mistral,qwen2,qwen3}/{configuration,modeling}_*.py */
 static const struct arch rows[] = {
-    {"LlamaForCausalLM", "llama", BIAS_CONFIG, BIAS_CONFIG, BIAS_CONFIG, false, WINDOW_NEVER, 0, 0, 2048, 0},
-    {"MistralForCausalLM", "mistral", BIAS_NEVER, BIAS_NEVER, BIAS_NEVER, false, WINDOW_ALL, 0, 8, 131072, 0},
-    {"Qwen2ForCausalLM", "qwen2", BIAS_ALWAYS, BIAS_NEVER, BIAS_NEVER, false, WINDOW_FLAG, 0, 32, 32768, 28},
-    {"Qwen3ForCausalLM", "qwen3", BIAS_CONFIG, BIAS_CONFIG, BIAS_NEVER, true, WINDOW_FLAG, 128, 32, 32768, 28},
+    {"LlamaForCausalLM",   "llama",   BIAS_CONFIG, BIAS_CONFIG, BIAS_CONFIG, false, WINDOW_NEVER, 0,   0,  2048,   0 },
+    {"MistralForCausalLM", "mistral", BIAS_NEVER,  BIAS_NEVER,  BIAS_NEVER,  false, WINDOW_ALL,   0,   8,  131072, 0 },
+    {"Qwen2ForCausalLM",   "qwen2",   BIAS_ALWAYS, BIAS_NEVER,  BIAS_NEVER,  false, WINDOW_FLAG,  0,   32, 32768,  28},
+    {"Qwen3ForCausalLM",   "qwen3",   BIAS_CONFIG, BIAS_CONFIG, BIAS_NEVER,  true,  WINDOW_FLAG,  128, 32, 32768,  28},
 };
 
 const struct arch *arch_row(size_t i)

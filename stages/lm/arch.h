@@ -24,8 +24,8 @@ struct arch {
     bool qk_norm;
     enum arch_window window;
     /* What transformers' configuration class takes when the field is absent. */
-    int64_t head_dim;  /* 0: hidden / heads */
-    int64_t kv_heads;  /* 0: heads */
+    int64_t head_dim; /* 0: hidden / heads */
+    int64_t kv_heads; /* 0: heads */
     int64_t context;
     int64_t window_from; /* "max_window_layers" */
 };

@@ -38,7 +38,8 @@ static int load_arch(struct config *c, const json_t *o, const char *where, struc
     if (!c->arch)
         return unknown_arch(where, name ? "architectures" : "model_type", name ? name : type, e);
     if (type && strcmp(type, c->arch->model_type))
-        return err_set(e, ERR_UNSUPPORTED, "%s: \"architectures\" is '%s' but \"model_type\" is '%.80s'", where, c->arch->architecture, type);
+        return err_set(e, ERR_UNSUPPORTED, "%s: \"architectures\" is '%s' but \"model_type\" is '%.80s'", where, c->arch->architecture,
+                       type);
     return 0;
 }
 
@@ -49,8 +50,13 @@ static int load_dims(struct config *c, const json_t *o, const char *where, struc
     struct {
         const char *key;
         int64_t hi, *out;
-    } need[] = {{"vocab_size", DIM_MAX, &c->vocab_size},   {"hidden_size", DIM_MAX, &c->hidden},       {"intermediate_size", DIM_MAX, &c->intermediate},
-                {"num_hidden_layers", LAYERS_MAX, &c->layers}, {"num_attention_heads", 1 << 16, &c->heads}};
+    } need[] = {
+        {"vocab_size",          DIM_MAX,    &c->vocab_size  },
+        {"hidden_size",         DIM_MAX,    &c->hidden      },
+        {"intermediate_size",   DIM_MAX,    &c->intermediate},
+        {"num_hidden_layers",   LAYERS_MAX, &c->layers      },
+        {"num_attention_heads", 1 << 16,    &c->heads       }
+    };
     int rc = 0;
     for (size_t i = 0; i < sizeof need / sizeof *need && !rc; i++)
         rc = json_need_int(o, where, need[i].key, 1, need[i].hi, need[i].out, e);
@@ -65,10 +71,11 @@ static int load_dims(struct config *c, const json_t *o, const char *where, struc
     if (rc)
         return rc;
     if (c->heads % c->kv_heads)
-        return err_set(e, ERR_FORMAT, "%s: %" PRId64 " attention heads cannot share %" PRId64 " key/value heads", where, c->heads, c->kv_heads);
+        return err_set(e, ERR_FORMAT, "%s: %" PRId64 " attention heads cannot share %" PRId64 " key/value heads", where, c->heads,
+                       c->kv_heads);
     if (!c->head_dim && c->hidden % c->heads)
-        return err_set(e, ERR_FORMAT, "%s: \"hidden_size\" %" PRId64 " is no multiple of %" PRId64 " heads and \"head_dim\" is absent", where, c->hidden,
-                       c->heads);
+        return err_set(e, ERR_FORMAT, "%s: \"hidden_size\" %" PRId64 " is no multiple of %" PRId64 " heads and \"head_dim\" is absent",
+                       where, c->hidden, c->heads);
     if (!c->head_dim)
         c->head_dim = c->hidden / c->heads;
     if (c->head_dim % 2)
@@ -95,8 +102,11 @@ static int load_bias(const json_t *o, const char *where, const char *key, enum a
 static int check_refused(const json_t *o, const char *where, struct err *e)
 {
     static const char *const flags[] = {"rope_interleaved", "use_mrope", "use_qk_norm", "qk_layernorm", "use_bias", NULL};
-    static const char *const objects[] = {"no_rope_layers", "attn_logit_softcapping", "final_logit_softcapping", "logits_scaling", "embedding_multiplier",
-                                          "residual_multiplier", "attention_multiplier", "num_experts", "num_local_experts", NULL};
+    static const char *const objects[] = {"no_rope_layers",          "attn_logit_softcapping",
+                                          "final_logit_softcapping", "logits_scaling",
+                                          "embedding_multiplier",    "residual_multiplier",
+                                          "attention_multiplier",    "num_experts",
+                                          "num_local_experts",       NULL};
     const char *act = NULL;
     double partial = 1;
     int rc = json_need_str(o, where, "hidden_act", &act, e);
@@ -147,7 +157,8 @@ static int load_llama3(struct config *c, const json_t *r, const char *where, str
     if (!rc)
         rc = positive(where, "low_freq_factor", c->rope_low_freq, e);
     if (!rc && !(c->rope_high_freq > c->rope_low_freq && isfinite(c->rope_high_freq)))
-        rc = err_set(e, ERR_FORMAT, "%s: \"high_freq_factor\" %g must be above \"low_freq_factor\" %g", where, c->rope_high_freq, c->rope_low_freq);
+        rc = err_set(e, ERR_FORMAT, "%s: \"high_freq_factor\" %g must be above \"low_freq_factor\" %g", where, c->rope_high_freq,
+                     c->rope_low_freq);
     return rc;
 }
 
@@ -217,7 +228,8 @@ static int check_layer_types(const struct config *c, const json_t *o, const char
     {
         const char *want = c->window && (int64_t)i >= c->window_from ? "sliding_attention" : "full_attention", *is = json_string_value(v);
         if (!is || strcmp(is, want))
-            return err_set(e, ERR_UNSUPPORTED, "%s: \"layer_types\" entry %zu is '%.60s'; the other fields make it '%s'", where, i, is ? is : "no string", want);
+            return err_set(e, ERR_UNSUPPORTED, "%s: \"layer_types\" entry %zu is '%.60s'; the other fields make it '%s'", where, i,
+                           is ? is : "no string", want);
     }
     return 0;
 }
@@ -266,7 +278,12 @@ static int load_dtype(struct config *c, const json_t *o, const char *where, stru
     static const struct {
         const char *name;
         enum dtype dtype;
-    } names[] = {{"float32", DT_F32}, {"float16", DT_F16}, {"half", DT_F16}, {"bfloat16", DT_BF16}};
+    } names[] = {
+        {"float32",  DT_F32 },
+        {"float16",  DT_F16 },
+        {"half",     DT_F16 },
+        {"bfloat16", DT_BF16}
+    };
     const char *key = has(o, "dtype") ? "dtype" : "torch_dtype", *s = "float32";
     int rc = json_opt_str(o, where, key, &s, e);
     if (rc)
@@ -384,13 +401,13 @@ void config_module_shape(const struct config *c, enum module_id m, int64_t *N, i
 {
     int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
     const int64_t shapes[MOD_COUNT][2] = {
-        [MOD_Q] = {q, c->hidden},
-        [MOD_K] = {kv, c->hidden},
-        [MOD_V] = {kv, c->hidden},
-        [MOD_O] = {c->hidden, q},
-        [MOD_GATE] = {c->intermediate, c->hidden},
-        [MOD_UP] = {c->intermediate, c->hidden},
-        [MOD_DOWN] = {c->hidden, c->intermediate},
+        [MOD_Q] = {q,               c->hidden      },
+        [MOD_K] = {kv,              c->hidden      },
+        [MOD_V] = {kv,              c->hidden      },
+        [MOD_O] = {c->hidden,       q              },
+        [MOD_GATE] = {c->intermediate, c->hidden      },
+        [MOD_UP] = {c->intermediate, c->hidden      },
+        [MOD_DOWN] = {c->hidden,       c->intermediate},
     };
     *N = shapes[m][0];
     *K = shapes[m][1];

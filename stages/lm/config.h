@@ -1,8 +1,9 @@
 /* A model's config.json (and generation_config.json), checked, with the family it belongs to.
  *
- * Families are rows of stages/lm/arch.c: Llama (2, 3, 3.1/3.2 with "llama3" rope scaling), Mistral (sliding window), Qwen2 (QKV bias; DeepSeek-R1-Distill-Qwen too), Qwen3 (QK norm).
- * An unknown architecture, rope type, activation or a field that would change the arithmetic and is not served is an error that names field and value.
- * Both the classic keys (rope_theta, rope_scaling, torch_dtype) and those of transformers 5 (rope_parameters, dtype) are read.
+ * Families are rows of stages/lm/arch.c: Llama (2, 3, 3.1/3.2 with "llama3" rope scaling), Mistral (sliding window), Qwen2 (QKV bias;
+ * DeepSeek-R1-Distill-Qwen too), Qwen3 (QK norm). An unknown architecture, rope type, activation or a field that would change the
+ * arithmetic and is not served is an error that names field and value. Both the classic keys (rope_theta, rope_scaling, torch_dtype) and
+ * those of transformers 5 (rope_parameters, dtype) are read.
  */
 #ifndef STAGES_LM_CONFIG_H
 #define STAGES_LM_CONFIG_H
@@ -44,17 +45,17 @@ struct config {
     bool tied;           /* tie_word_embeddings */
     bool qkv_bias, o_bias, mlp_bias;
     bool qk_norm;
-    int32_t bos;         /* -1: none */
+    int32_t bos;                 /* -1: none */
     int32_t eos[CONFIG_MAX_EOS]; /* generation_config.json's when there, else config.json's */
     int eos_count;
-    enum dtype dtype;    /* torch_dtype / dtype; DT_F32 when absent */
+    enum dtype dtype; /* torch_dtype / dtype; DT_F32 when absent */
     struct quant_config quant;
-    json_t *json;        /* config.json as read; owned */
-    json_t *quant_json;  /* the object behind quant (owned reference) or NULL */
+    json_t *json;       /* config.json as read; owned */
+    json_t *quant_json; /* the object behind quant (owned reference) or NULL */
 };
 
-/* Reads a quantization_config object; the spellings of GPTQModel, AutoGPTQ and transformers are known. Other methods (awq, compressed-tensors, fp8, ...) are
- * -ERR_UNSUPPORTED by name. dynamic is borrowed from o. */
+/* Reads a quantization_config object; the spellings of GPTQModel, AutoGPTQ and transformers are known. Other methods (awq,
+ * compressed-tensors, fp8, ...) are -ERR_UNSUPPORTED by name. dynamic is borrowed from o. */
 int quant_config_read(struct quant_config *q, const json_t *o, const char *where, struct err *e);
 
 int config_load(struct config *c, const struct fileset *files, struct err *e);

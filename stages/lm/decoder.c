@@ -113,7 +113,11 @@ static int reserve_rows(struct decoder *d, int64_t M, struct err *e)
     const struct {
         float **p;
         int64_t cols;
-    } need[] = {{&d->xn, c->hidden}, {&d->a, c->heads * c->head_dim}, {&d->act, c->intermediate}};
+    } need[] = {
+        {&d->xn,  c->hidden             },
+        {&d->a,   c->heads * c->head_dim},
+        {&d->act, c->intermediate       }
+    };
     for (size_t i = 0; i < sizeof need / sizeof *need; i++) {
         size_t bytes;
         if (mem_mul((size_t)M, (size_t)need[i].cols * sizeof(float), &bytes))
@@ -127,7 +131,8 @@ static int reserve_rows(struct decoder *d, int64_t M, struct err *e)
     return 0;
 }
 
-static int check_input(struct decoder *d, const int32_t *ids, int64_t M, const struct attn_segment *segments, size_t segment_count, struct err *e)
+static int check_input(struct decoder *d, const int32_t *ids, int64_t M, const struct attn_segment *segments, size_t segment_count,
+                       struct err *e)
 {
     int64_t row = 0;
     for (size_t s = 0; s < segment_count; s++) {
@@ -135,8 +140,8 @@ static int check_input(struct decoder *d, const int32_t *ids, int64_t M, const s
         if (g->row != row || g->rows < 1 || g->rows > M - row)
             BUG("segment %zu has rows %" PRId64 "+%" PRId64 " after %" PRId64 " of %" PRId64, s, g->row, g->rows, row, M);
         if (g->pos < 0 || g->rows > d->env.positions - g->pos)
-            return err_set(e, ERR_USAGE, "positions %" PRId64 "..%" PRId64 " of a sequence; there are %" PRId64, g->pos, g->pos + g->rows - 1,
-                           d->env.positions);
+            return err_set(e, ERR_USAGE, "positions %" PRId64 "..%" PRId64 " of a sequence; there are %" PRId64, g->pos,
+                           g->pos + g->rows - 1, d->env.positions);
         for (int64_t i = 0; i < g->rows; i++)
             d->pos[row + i] = (int32_t)(g->pos + i);
         row += g->rows;
@@ -150,7 +155,8 @@ static int check_input(struct decoder *d, const int32_t *ids, int64_t M, const s
     return 0;
 }
 
-static int layer_forward(struct decoder *d, int64_t i, float *hidden, int64_t M, const struct attn_segment *segments, size_t n, struct err *e)
+static int layer_forward(struct decoder *d, int64_t i, float *hidden, int64_t M, const struct attn_segment *segments, size_t n,
+                         struct err *e)
 {
     const struct layer *l = &d->layers[i];
     const struct decoder_env *env = &d->env;
@@ -166,7 +172,8 @@ static int layer_forward(struct decoder *d, int64_t i, float *hidden, int64_t M,
     return rc ? rc : layer_mlp_out(l, env, d->act, hidden, M, e);
 }
 
-int decoder_forward(struct decoder *d, const int32_t *ids, int64_t M, const struct attn_segment *segments, size_t segment_count, float *hidden, struct err *e)
+int decoder_forward(struct decoder *d, const int32_t *ids, int64_t M, const struct attn_segment *segments, size_t segment_count,
+                    float *hidden, struct err *e)
 {
     const struct config *c = d->env.c;
     struct backend *b = d->env.b;

@@ -9,10 +9,11 @@
 #include "kernels/backend.h"
 #include "stages/lm/weights.h"
 
-/* One decoder layer's weights on a backend. Any w[] may be replaced (weight_free the old one) while walking: that is how quantized outputs feed what follows. */
+/* One decoder layer's weights on a backend. Any w[] may be replaced (weight_free the old one) while walking: that is how quantized outputs
+ * feed what follows. */
 struct layer {
     struct weight *w[MOD_COUNT];
-    float *bias[MOD_COUNT];     /* device, NULL when the family has none */
+    float *bias[MOD_COUNT];      /* device, NULL when the family has none */
     float *attn_norm, *mlp_norm; /* device [hidden] */
     float *q_norm, *k_norm;      /* device [head_dim] or NULL */
     int64_t index;
@@ -41,21 +42,27 @@ int layer_attn_norm(const struct layer *l, const struct decoder_env *env, const 
 /* q,k,v projections, biases, QK norms, rotary, attention. kv_layer: which layer of the caches. pos [M] host. */
 int layer_attention(const struct layer *l, const struct decoder_env *env, const float *xn, float *a, int64_t M, const int32_t *pos,
                     const struct attn_segment *segments, size_t segment_count, int kv_layer, struct err *e);
-int layer_attn_out(const struct layer *l, const struct decoder_env *env, const float *a, float *hidden, int64_t M, struct err *e);   /* hidden += o(a) */
+int layer_attn_out(const struct layer *l, const struct decoder_env *env, const float *a, float *hidden, int64_t M,
+                   struct err *e); /* hidden += o(a) */
 int layer_mlp_norm(const struct layer *l, const struct decoder_env *env, const float *hidden, float *xn, int64_t M, struct err *e);
-int layer_mlp_act(const struct layer *l, const struct decoder_env *env, const float *xn, float *act, int64_t M, struct err *e);      /* silu(gate(xn)) * up(xn) */
-int layer_mlp_out(const struct layer *l, const struct decoder_env *env, const float *act, float *hidden, int64_t M, struct err *e);  /* hidden += down(act) */
+int layer_mlp_act(const struct layer *l, const struct decoder_env *env, const float *xn, float *act, int64_t M,
+                  struct err *e); /* silu(gate(xn)) * up(xn) */
+int layer_mlp_out(const struct layer *l, const struct decoder_env *env, const float *act, float *hidden, int64_t M,
+                  struct err *e); /* hidden += down(act) */
 
 struct decoder; /* a whole model on a backend */
-/* Weights are prepacked one by one, and each one's pages in the map dropped after: never the model twice. m is borrowed until decoder_free (its embedding table is read). */
+/* Weights are prepacked one by one, and each one's pages in the map dropped after: never the model twice. m is borrowed until decoder_free
+ * (its embedding table is read). */
 int decoder_open(struct decoder **out, struct backend *b, const struct model *m, int64_t positions, struct err *e);
 void decoder_free(struct decoder *d);
 const struct config *decoder_config(const struct decoder *d);
 struct backend *decoder_backend(const struct decoder *d);
 int64_t decoder_positions(const struct decoder *d); /* how many positions a sequence may have */
 
-/* Ids of all segments, M in all, through all layers. Segments follow one another without gaps; an id outside the vocabulary or a position outside the tables is an error. hidden [M, hidden] receives the final-normed states. segments' kv caches have config.layers layers. */
-int decoder_forward(struct decoder *d, const int32_t *ids, int64_t M, const struct attn_segment *segments, size_t segment_count, float *hidden, struct err *e);
+/* Ids of all segments, M in all, through all layers. Segments follow one another without gaps; an id outside the vocabulary or a position
+ * outside the tables is an error. hidden [M, hidden] receives the final-normed states. segments' kv caches have config.layers layers. */
+int decoder_forward(struct decoder *d, const int32_t *ids, int64_t M, const struct attn_segment *segments, size_t segment_count,
+                    float *hidden, struct err *e);
 /* logits [M, V] of final-normed rows. */
 int decoder_logits(struct decoder *d, const float *hidden, int64_t M, float *logits, struct err *e);
 int decoder_kv_create(struct decoder *d, int64_t capacity, struct kv_cache **out, struct err *e);

@@ -47,9 +47,17 @@ void det_sincos(double x, double *s, double *c)
         pc = 1 - pc * r2 / (i * (i - 1));
     ps *= r;
     switch ((long long)k & 3) {
-    case 0: *s = ps, *c = pc; break;
-    case 1: *s = pc, *c = -ps; break;
-    case 2: *s = -ps, *c = -pc; break;
-    default: *s = -pc, *c = ps; break;
+    case 0:
+        *s = ps, *c = pc;
+        break;
+    case 1:
+        *s = pc, *c = -ps;
+        break;
+    case 2:
+        *s = -ps, *c = -pc;
+        break;
+    default:
+        *s = -pc, *c = ps;
+        break;
     }
 }

@@ -5,7 +5,8 @@
 
 #include "pipeline/base/mem.h"
 
-/* A batch is as many whole windows as fit into BATCH_ROWS (at least one); logits of at most LOGITS_BYTES are made at a time. Neither changes a figure. */
+/* A batch is as many whole windows as fit into BATCH_ROWS (at least one); logits of at most LOGITS_BYTES are made at a time. Neither
+ * changes a figure. */
 enum { BATCH_ROWS = 2048, BATCH_WINDOWS = 64, LOGITS_BYTES = 32 << 20 };
 
 struct side { /* one of the two models */
@@ -60,7 +61,8 @@ static int check(const struct decoder *d, const struct decoder *ref, const struc
 {
     int64_t V = decoder_config(d)->vocab_size, context = decoder_positions(d);
     if (ref && decoder_config(ref)->vocab_size != V)
-        return err_set(e, ERR_SHAPE, "the model's vocabulary has %" PRId64 " ids, the reference's %" PRId64, V, decoder_config(ref)->vocab_size);
+        return err_set(e, ERR_SHAPE, "the model's vocabulary has %" PRId64 " ids, the reference's %" PRId64, V,
+                       decoder_config(ref)->vocab_size);
     if (ref && decoder_positions(ref) < context)
         context = decoder_positions(ref);
     for (size_t i = 0; i < n; i++) {
@@ -162,8 +164,8 @@ static int run_open(struct run *r, const struct eval_window *w, size_t n, struct
     return rc || !r->ref.d ? rc : side_open(&r->ref, r, e);
 }
 
-int eval_run(struct decoder *d, struct decoder *ref, const struct eval_window *w, size_t n, struct eval_result *out, int (*progress)(void *arg, size_t done, size_t total),
-             void *arg, struct err *e)
+int eval_run(struct decoder *d, struct decoder *ref, const struct eval_window *w, size_t n, struct eval_result *out,
+             int (*progress)(void *arg, size_t done, size_t total), void *arg, struct err *e)
 {
     *out = (struct eval_result){.has_ref = ref != NULL};
     int rc = check(d, ref, w, n, e);

@@ -216,8 +216,8 @@ static void run_free(struct run *r)
     free(r);
 }
 
-int generate(struct decoder *d, struct generation *g, size_t n, const struct generate_params *p, int (*on_token)(void *arg, size_t prompt, int32_t id), void *arg,
-             struct err *e)
+int generate(struct decoder *d, struct generation *g, size_t n, const struct generate_params *p,
+             int (*on_token)(void *arg, size_t prompt, int32_t id), void *arg, struct err *e)
 {
     struct run *r = xcalloc(1, sizeof *r);
     *r = (struct run){.d = d, .p = p, .on_token = on_token, .arg = arg};

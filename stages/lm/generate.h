@@ -1,5 +1,5 @@
-/* Batch generation: prompts of unequal lengths advance together; each is prefilled in chunks, then decoded one token a step until EOS or max_tokens.
- * A prompt's tokens do not depend on what else is in the batch. The EOS that ends a generation is its last token. */
+/* Batch generation: prompts of unequal lengths advance together; each is prefilled in chunks, then decoded one token a step until EOS or
+ * max_tokens. A prompt's tokens do not depend on what else is in the batch. The EOS that ends a generation is its last token. */
 #ifndef STAGES_LM_GENERATE_H
 #define STAGES_LM_GENERATE_H
 
@@ -11,7 +11,7 @@
 struct generate_params {
     struct sampler_params sampling;
     int64_t max_tokens;
-    int logprobs;     /* top-k per generated token, 0 = none */
+    int logprobs; /* top-k per generated token, 0 = none */
     bool ignore_eos;
 };
 enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT };
@@ -25,13 +25,15 @@ struct generated_token {
 struct generation {
     const int32_t *prompt; /* borrowed, >= 1 id */
     size_t prompt_count;
-    uint64_t index;        /* counter for sampling: the prompt's number */
+    uint64_t index;                 /* counter for sampling: the prompt's number */
     struct generated_token *tokens; /* filled; owned */
     size_t count, cap;
     enum finish_reason finish;
 };
-/* Fills g[0..n). on_token (may be NULL) is told each token as it comes; nonzero return stops with -ERR_CANCELLED. A prompt longer than the context is an error naming both lengths. */
-int generate(struct decoder *d, struct generation *g, size_t n, const struct generate_params *p, int (*on_token)(void *arg, size_t prompt, int32_t id), void *arg, struct err *e);
+/* Fills g[0..n). on_token (may be NULL) is told each token as it comes; nonzero return stops with -ERR_CANCELLED. A prompt longer than the
+ * context is an error naming both lengths. */
+int generate(struct decoder *d, struct generation *g, size_t n, const struct generate_params *p,
+             int (*on_token)(void *arg, size_t prompt, int32_t id), void *arg, struct err *e);
 void generation_release(struct generation *g);
 
 #endif

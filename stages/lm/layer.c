@@ -98,7 +98,8 @@ static int load_vector(const struct decoder_env *env, const struct model *m, con
     return rc;
 }
 
-static int load_norm(const struct decoder_env *env, const struct model *m, int64_t index, const char *norm, int64_t n, float **out, struct err *e)
+static int load_norm(const struct decoder_env *env, const struct model *m, int64_t index, const char *norm, int64_t n, float **out,
+                     struct err *e)
 {
     char name[96];
     snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.weight", index, norm);
@@ -175,7 +176,8 @@ void layer_free(struct layer *l, const struct decoder_env *env)
 /* Steps */
 
 /* y = module(x), y [M,N]; accumulate adds to what is there. */
-static int apply(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *x, float *y, int64_t M, bool accumulate, struct err *e)
+static int apply(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *x, float *y, int64_t M,
+                 bool accumulate, struct err *e)
 {
     int64_t N, K;
     config_module_shape(env->c, mod, &N, &K);

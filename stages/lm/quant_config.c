@@ -1,4 +1,5 @@
-/* The quantization_config of a checkpoint, in the spellings met in the wild: GPTQModel, AutoGPTQ, transformers' GPTQConfig (reference: ModelCloud/GPTQModel@f4c327a17:gptqmodel/quantization/config.py). */
+/* The quantization_config of a checkpoint, in the spellings met in the wild: GPTQModel, AutoGPTQ, transformers' GPTQConfig (reference:
+ * ModelCloud/GPTQModel@f4c327a17:gptqmodel/quantization/config.py). */
 #include <string.h>
 
 #include "pipeline/base/json.h"
@@ -54,7 +55,8 @@ static int read_format(struct quant_config *q, const json_t *o, const char *wher
 
 static int read_bits(struct quant_config *q, const json_t *o, const char *where, struct err *e)
 {
-    static const char *const bits_keys[] = {"bits", "w_bit", "wbits", NULL}, *const group_keys[] = {"group_size", "q_group_size", "groupsize", NULL};
+    static const char *const bits_keys[] = {"bits", "w_bit", "wbits", NULL}, *const group_keys[] = {"group_size", "q_group_size",
+                                                                                                    "groupsize", NULL};
     const char *bits_key = pick(o, bits_keys), *group_key = pick(o, group_keys);
     int64_t bits = 0, group = 128;
     int rc = json_need_int(o, where, bits_key ? bits_key : "bits", 1, 64, &bits, e);

@@ -1,4 +1,5 @@
-/* Reading and writing of safetensors files. The header of a foreign file is hostile input: every number in it is checked before it is used. */
+/* Reading and writing of safetensors files. The header of a foreign file is hostile input: every number in it is checked before it is used.
+ */
 #include "stages/lm/safetensors.h"
 
 #include <errno.h>
@@ -95,10 +96,11 @@ static int parse_offsets(const struct header *h, const char *key, const json_t *
     if (begin > end)
         return bad(h, key, e, "data_offsets [%" PRIu64 ", %" PRIu64 ") end before they begin", begin, end);
     if (end > h->data_bytes)
-        return bad(h, key, e, "data_offsets [%" PRIu64 ", %" PRIu64 ") reach beyond the file's %" PRIu64 " bytes of data", begin, end, h->data_bytes);
+        return bad(h, key, e, "data_offsets [%" PRIu64 ", %" PRIu64 ") reach beyond the file's %" PRIu64 " bytes of data", begin, end,
+                   h->data_bytes);
     if (end - begin != t->bytes)
-        return bad(h, key, e, "data_offsets [%" PRIu64 ", %" PRIu64 ") hold %" PRIu64 " bytes, its dtype and shape need %" PRIu64, begin, end, end - begin,
-                   t->bytes);
+        return bad(h, key, e, "data_offsets [%" PRIu64 ", %" PRIu64 ") hold %" PRIu64 " bytes, its dtype and shape need %" PRIu64, begin,
+                   end, end - begin, t->bytes);
     t->offset = h->data_start + begin;
     return 0;
 }
@@ -201,7 +203,8 @@ static int header_length(const unsigned char *p, size_t bytes, uint64_t file_byt
     return 0;
 }
 
-int st_parse_header(struct st_set *set, size_t file, const unsigned char *p, size_t bytes, uint64_t file_bytes, const char *name, struct err *e)
+int st_parse_header(struct st_set *set, size_t file, const unsigned char *p, size_t bytes, uint64_t file_bytes, const char *name,
+                    struct err *e)
 {
     uint64_t n = 0;
     int rc = header_length(p, bytes, file_bytes, name, &n, e);
@@ -223,10 +226,12 @@ int st_parse_header(struct st_set *set, size_t file, const unsigned char *p, siz
             break;
     }
     json_decref(root);
-    if (set->tensor_count > first)
-        qsort(set->tensors + first, set->tensor_count - first, sizeof *set->tensors, by_offset);
+    size_t added = set->tensor_count - first;
+    struct st_tensor *t = added ? set->tensors + first : NULL;
+    if (added)
+        qsort(t, added, sizeof *t, by_offset);
     if (!rc)
-        rc = check_extents(&h, set->tensors + first, set->tensor_count - first, e);
+        rc = check_extents(&h, t, added, e);
     return rc ? rc : name_tensors(&h, first, e);
 }
 
@@ -276,7 +281,8 @@ static int open_shards(struct st_set *set, const struct fileset *files, const js
         if (i && !strcmp(shards[i], shards[i - 1]))
             continue;
         const struct fileset_file *f = fileset_find(files, shards[i]);
-        rc = f ? add_file(set, f->name, f->path, e) : err_set(e, ERR_NOTFOUND, "%s: the shard '%.200s' that it names is missing", index, shards[i]);
+        rc = f ? add_file(set, f->name, f->path, e)
+               : err_set(e, ERR_NOTFOUND, "%s: the shard '%.200s' that it names is missing", index, shards[i]);
     }
 out:
     free(shards);
@@ -305,7 +311,8 @@ static int open_index(struct st_set *set, const struct fileset_file *f, const st
     if (!root)
         return e ? -e->code : -ERR_FORMAT;
     const json_t *map = json_object_get(root, "weight_map");
-    int rc = json_is_object(map) ? open_shards(set, files, map, f->path, e) : err_set(e, ERR_FORMAT, "%s: \"weight_map\" must be an object", f->path);
+    int rc = json_is_object(map) ? open_shards(set, files, map, f->path, e)
+                                 : err_set(e, ERR_FORMAT, "%s: \"weight_map\" must be an object", f->path);
     if (!rc)
         rc = check_index(set, map, f->path, e);
     json_decref(root);
@@ -410,7 +417,8 @@ int st_copy_f32(const struct st_set *set, const struct st_tensor *t, float *out,
         else if (t->dtype == DT_BF16)
             out[i] = bf16_to_f32(half);
         if ((f32_bits(out[i]) & 0x7f800000u) == 0x7f800000u)
-            return err_set(e, ERR_NUMERIC, "tensor '%s': element %" PRId64 " is %s", t->name, i, f32_bits(out[i]) & 0x7fffffu ? "NaN" : "infinite");
+            return err_set(e, ERR_NUMERIC, "tensor '%s': element %" PRId64 " is %s", t->name, i,
+                           f32_bits(out[i]) & 0x7fffffu ? "NaN" : "infinite");
     }
     return 0;
 }

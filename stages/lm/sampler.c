@@ -97,7 +97,8 @@ static int32_t *heap_make(const float *logits, int64_t V)
     return heap;
 }
 
-/* Takes the root off; *n counts down and the id lies at heap[*n]. So the end of the array fills with what was taken, the first at the very end. */
+/* Takes the root off; *n counts down and the id lies at heap[*n]. So the end of the array fills with what was taken, the first at the very
+ * end. */
 static int32_t heap_pop(const float *logits, int32_t *heap, int64_t *n)
 {
     int32_t id = heap[0];

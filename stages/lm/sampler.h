@@ -1,6 +1,6 @@
-/* Choosing the next token. temperature 0 is greedy (lowest id among equals). Otherwise softmax(logits / temperature), the smallest set of most likely tokens
- * whose mass reaches top_p (ties by id), and one uniform number from Philox4x32-10 keyed (seed) at counter (prompt index, step): the draw does not depend on
- * what else is in the batch. All in f64, fixed order. */
+/* Choosing the next token. temperature 0 is greedy (lowest id among equals). Otherwise softmax(logits / temperature), the smallest set of
+ * most likely tokens whose mass reaches top_p (ties by id), and one uniform number from Philox4x32-10 keyed (seed) at counter (prompt
+ * index, step): the draw does not depend on what else is in the batch. All in f64, fixed order. */
 #ifndef STAGES_LM_SAMPLER_H
 #define STAGES_LM_SAMPLER_H
 

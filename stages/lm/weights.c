@@ -159,10 +159,12 @@ static int check_layer(struct model *m, const struct dynamic *d, int64_t layer, 
         const char *name;
         int64_t n;
         bool there;
-    } norms[] = {{"input_layernorm", c->hidden, true},
-                 {"post_attention_layernorm", c->hidden, true},
-                 {"self_attn.q_norm", c->head_dim, c->qk_norm},
-                 {"self_attn.k_norm", c->head_dim, c->qk_norm}};
+    } norms[] = {
+        {"input_layernorm",          c->hidden,   true      },
+        {"post_attention_layernorm", c->hidden,   true      },
+        {"self_attn.q_norm",         c->head_dim, c->qk_norm},
+        {"self_attn.k_norm",         c->head_dim, c->qk_norm}
+    };
     int rc = 0;
     for (size_t i = 0; i < sizeof norms / sizeof *norms && !rc; i++) {
         char name[NAME_BYTES];

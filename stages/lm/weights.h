@@ -1,10 +1,12 @@
-/* A model's weights by role, wherever and however they are stored: plain F32/F16/BF16 tensors, or GPTQ modules (v1 or v2, bits varying by module).
+/* A model's weights by role, wherever and however they are stored: plain F32/F16/BF16 tensors, or GPTQ modules (v1 or v2, bits varying by
+ * module).
  *
- * model_open reads config and safetensors headers, resolves every tensor's name, and checks shapes against config (errors name the tensor and both shapes;
- * a missing one is named). Either name of a tied pair (lm_head.weight, model.embed_tokens.weight) may be absent. Nothing large is read until asked for.
- * GPTQ modules: bits and group size are inferred from shapes and quantization_config (base and `dynamic`, resolved as GPTQModel does: negatives first, then first match)
- * and must agree. A symmetric module's zero point is 2^(bits-1) whatever its format stores: files that say gptq and hold 8 are met in the field (vllm-project/vllm#38966);
- * stored values that are neither are an error.
+ * model_open reads config and safetensors headers, resolves every tensor's name, and checks shapes against config (errors name the tensor
+ * and both shapes; a missing one is named). Either name of a tied pair (lm_head.weight, model.embed_tokens.weight) may be absent. Nothing
+ * large is read until asked for. GPTQ modules: bits and group size are inferred from shapes and quantization_config (base and `dynamic`,
+ * resolved as GPTQModel does: negatives first, then first match) and must agree. A symmetric module's zero point is 2^(bits-1) whatever its
+ * format stores: files that say gptq and hold 8 are met in the field (vllm-project/vllm#38966); stored values that are neither are an
+ * error.
  */
 #ifndef STAGES_LM_WEIGHTS_H
 #define STAGES_LM_WEIGHTS_H
@@ -34,7 +36,8 @@ void model_module_bits(const struct model *m, int64_t layer, enum module_id mod,
 
 /* Dense weight [N,K] as stored (view into the map), or -ERR_UNSUPPORTED for a quantized module. */
 int model_dense_view(const struct model *m, int64_t layer, enum module_id mod, struct tensor_view *out, struct err *e);
-/* [N,K] f32: the stored values, or the dequantized ones. NaN or infinity: -ERR_NUMERIC naming the tensor. out is the caller's, N*K floats. */
+/* [N,K] f32: the stored values, or the dequantized ones. NaN or infinity: -ERR_NUMERIC naming the tensor. out is the caller's, N*K floats.
+ */
 int model_dequant(const struct model *m, int64_t layer, enum module_id mod, float *out, struct err *e);
 /* A stored GPTQ module. The caller qmatrix_free()s. */
 int model_qmatrix(const struct model *m, int64_t layer, enum module_id mod, struct qmatrix *out, struct err *e);
@@ -46,7 +49,8 @@ int model_embedding(const struct model *m, struct tensor_view *out, struct err *
 
 /* A norm or bias vector of `count` elements as f32 ("model.norm.weight"). */
 int model_vector(const struct model *m, const char *name, int64_t count, float *out, struct err *e);
-/* The pages of a module's tensors need not stay resident: it has been prepacked. The embedding table, read row by row, is left alone. Views stay valid, but see st_drop. */
+/* The pages of a module's tensors need not stay resident: it has been prepacked. The embedding table, read row by row, is left alone. Views
+ * stay valid, but see st_drop. */
 void model_drop(const struct model *m, int64_t layer, enum module_id mod);
 
 /* Names of the stored tensors that belong to layer l (norms and biases too), or with l = -1 those that belong to no layer, in byte order.

@@ -13,7 +13,8 @@ static int64_t groups_of(int64_t K, int group_size)
     return group_size < 0 ? 1 : (K + group_size - 1) / group_size;
 }
 
-static int check_part(const struct model *m, const char *module, const char *part, enum dtype dtype, int ndim, int64_t d0, int64_t d1, struct err *e)
+static int check_part(const struct model *m, const char *module, const char *part, enum dtype dtype, int ndim, int64_t d0, int64_t d1,
+                      struct err *e)
 {
     const struct st_tensor *t = weights_part(m, module, part);
     const int64_t shape[2] = {d0, d1};
@@ -48,12 +49,15 @@ int weights_gptq_check(const struct model *m, const char *module, const struct m
     if (stored && stored != bits)
         return err_set(e, ERR_SHAPE, "tensor '%s.qweight' is stored in %d bits; quantization_config makes it %d", module, stored, bits);
     if (s && s->ndim == 2 && s->shape[1] == N && s->shape[0] != G)
-        return err_set(e, ERR_SHAPE, "tensor '%s.scales' has %" PRId64 " groups; group_size %d of quantization_config and %" PRId64 " inputs make it %" PRId64,
+        return err_set(e, ERR_SHAPE,
+                       "tensor '%s.scales' has %" PRId64 " groups; group_size %d of quantization_config and %" PRId64
+                       " inputs make it %" PRId64,
                        module, s->shape[0], info->group_size, K, G);
     int rc = check_part(m, module, "qweight", DT_I32, 2, wfmt_words(K, bits), N, e);
     if (!rc)
         rc = check_part(m, module, "qzeros", DT_I32, 2, G, wfmt_words(N, bits), e);
-    if (!rc && s && (s->dtype == DT_BF16 || s->dtype == DT_F32)) /* a later conversion of the model; taken when nothing is lost, see read_scales */
+    if (!rc && s &&
+        (s->dtype == DT_BF16 || s->dtype == DT_F32)) /* a later conversion of the model; taken when nothing is lost, see read_scales */
         rc = check_part(m, module, "scales", s->dtype, 2, G, N, e);
     else if (!rc)
         rc = check_part(m, module, "scales", DT_F16, 2, G, N, e);
@@ -69,8 +73,9 @@ static int read_zeros(struct qmatrix *q, const uint32_t *words, bool v2, const c
     wfmt_unpack_qzeros(q, v2 || q->sym ? WFMT_V2 : WFMT_V1, words);
     for (int64_t i = 0; q->sym && i < q->G * q->N; i++) {
         if (q->zeros[i] != middle && q->zeros[i] != middle - 1)
-            return err_set(e, ERR_FORMAT, "tensor '%s.qzeros' holds %d for group %" PRId64 ", output %" PRId64 "; a symmetric %d-bit module stores %d", module,
-                           q->zeros[i], i / q->N, i % q->N, q->bits, v2 ? middle : middle - 1);
+            return err_set(e, ERR_FORMAT,
+                           "tensor '%s.qzeros' holds %d for group %" PRId64 ", output %" PRId64 "; a symmetric %d-bit module stores %d",
+                           module, q->zeros[i], i / q->N, i % q->N, q->bits, v2 ? middle : middle - 1);
         q->zeros[i] = (uint8_t)middle;
     }
     return 0;
@@ -85,10 +90,12 @@ static int read_scales(struct qmatrix *q, const void *data, enum dtype dtype, co
             float x = dtype == DT_F32 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]);
             q->scales[i] = f32_to_f16(x);
             if (f32_bits(f16_to_f32(q->scales[i])) != f32_bits(x))
-                return err_set(e, ERR_UNSUPPORTED, "tensor '%s.scales': element %" PRId64 " is %g, which F16 cannot hold", module, i, (double)x);
+                return err_set(e, ERR_UNSUPPORTED, "tensor '%s.scales': element %" PRId64 " is %g, which F16 cannot hold", module, i,
+                               (double)x);
         }
         if ((q->scales[i] & 0x7c00u) == 0x7c00u)
-            return err_set(e, ERR_NUMERIC, "tensor '%s.scales': element %" PRId64 " is %s", module, i, q->scales[i] & 0x3ffu ? "NaN" : "infinite");
+            return err_set(e, ERR_NUMERIC, "tensor '%s.scales': element %" PRId64 " is %s", module, i,
+                           q->scales[i] & 0x3ffu ? "NaN" : "infinite");
     }
     return 0;
 }
@@ -98,12 +105,14 @@ static int read_g_idx(struct qmatrix *q, const int32_t *g_idx, const char *modul
     for (int64_t k = 0; k < q->K; k++) {
         q->g_idx[k] = g_idx ? g_idx[k] : q->group_size < 0 ? 0 : (int32_t)(k / q->group_size);
         if (q->g_idx[k] < 0 || q->g_idx[k] >= q->G)
-            return err_set(e, ERR_FORMAT, "tensor '%s.g_idx': element %" PRId64 " is %d, outside 0..%" PRId64, module, k, q->g_idx[k], q->G - 1);
+            return err_set(e, ERR_FORMAT, "tensor '%s.g_idx': element %" PRId64 " is %d, outside 0..%" PRId64, module, k, q->g_idx[k],
+                           q->G - 1);
     }
     return 0;
 }
 
-int weights_gptq_read(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct qmatrix *out, struct err *e)
+int weights_gptq_read(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct qmatrix *out,
+                      struct err *e)
 {
     static const char *const names[] = {"qweight", "qzeros", "scales", "g_idx"};
     const void *data[4] = {NULL};

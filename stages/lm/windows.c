@@ -84,7 +84,8 @@ static int doc_ids(const struct dataset_doc *doc, const struct config *c, const 
     }
     for (size_t i = from; i < out->count; i++) {
         if (out->ids[i] < 0 || out->ids[i] >= c->vocab_size)
-            return err_at(e, ERR_DATA, doc->file, doc->line, 1, "id %d is outside the model's vocabulary of %" PRId64, out->ids[i], c->vocab_size);
+            return err_at(e, ERR_DATA, doc->file, doc->line, 1, "id %d is outside the model's vocabulary of %" PRId64, out->ids[i],
+                          c->vocab_size);
     }
     return 0;
 }
@@ -113,7 +114,8 @@ static int read_all(struct maker *k, bool stream, const struct config *c, const 
     return rc < 0 ? rc : 0;
 }
 
-int windows_make(struct windows *out, const struct windows_params *p, const struct config *c, const struct tok *tok, struct dataset *data, struct err *e)
+int windows_make(struct windows *out, const struct windows_params *p, const struct config *c, const struct tok *tok, struct dataset *data,
+                 struct err *e)
 {
     *out = (struct windows){0};
     struct maker k = {.out = out};

@@ -93,10 +93,12 @@ static void test_quickstart(void **state)
 static void test_shared_models(void **state)
 {
     (void)state;
-    static const char *const all[][2] = {{"TinyStories-656K", "TinyStories-656K"},
-                                         {"TinyStories-656K-sharded", "TinyStories-656K"},
-                                         {"stories260K", "stories260K"},
-                                         {"qwen3-tiny", "qwen3-tiny"}};
+    static const char *const all[][2] = {
+        {"TinyStories-656K",         "TinyStories-656K"},
+        {"TinyStories-656K-sharded", "TinyStories-656K"},
+        {"stories260K",              "stories260K"     },
+        {"qwen3-tiny",               "qwen3-tiny"      }
+    };
     NEED_SHARED(root, "golden/logits");
     (void)root;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -111,10 +113,17 @@ static void test_shared_models(void **state)
 static void test_shared_gptq(void **state)
 {
     (void)state;
-    static const char *const all[] = {
-        "TinyStories-656K-w4g128",  "TinyStories-656K-w8g128",    "TinyStories-656K-w4chan", "TinyStories-656K-w4dyn", "TinyStories-656K-w4g128asymact",
-        "TinyStories-656K-w4g128v2", "TinyStories-656K-w4g32best", "qwen3-tiny-w4dyn",        "qwen3-tiny-w4g128",      "stories260K-w4g128best",
-        "stories260K-w4g32"};
+    static const char *const all[] = {"TinyStories-656K-w4g128",
+                                      "TinyStories-656K-w8g128",
+                                      "TinyStories-656K-w4chan",
+                                      "TinyStories-656K-w4dyn",
+                                      "TinyStories-656K-w4g128asymact",
+                                      "TinyStories-656K-w4g128v2",
+                                      "TinyStories-656K-w4g32best",
+                                      "qwen3-tiny-w4dyn",
+                                      "qwen3-tiny-w4g128",
+                                      "stories260K-w4g128best",
+                                      "stories260K-w4g32"};
     NEED_SHARED(root, "golden/gptq");
     (void)root;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -236,9 +245,10 @@ static void test_same_bits(void **state)
 
 /* Models of random weights against the textbook in f64, one for each rule that the stored models do not use. */
 
-static const char random_config[] = "{\"architectures\":[\"%s\"],\"hidden_act\":\"silu\",\"hidden_size\":48,\"intermediate_size\":88,\"num_attention_heads\":6,"
-                                    "\"num_key_value_heads\":2,\"head_dim\":%d,\"num_hidden_layers\":3,\"vocab_size\":67,\"max_position_embeddings\":256,"
-                                    "\"rms_norm_eps\":1e-5%s}";
+static const char random_config[] =
+    "{\"architectures\":[\"%s\"],\"hidden_act\":\"silu\",\"hidden_size\":48,\"intermediate_size\":88,\"num_attention_heads\":6,"
+    "\"num_key_value_heads\":2,\"head_dim\":%d,\"num_hidden_layers\":3,\"vocab_size\":67,\"max_position_embeddings\":256,"
+    "\"rms_norm_eps\":1e-5%s}";
 
 static double random_value(uint32_t *seed)
 {
@@ -277,7 +287,12 @@ static void filler_layer(struct filler *f, const struct config *c, int64_t l)
     const struct {
         const char *name;
         int64_t n;
-    } norms[] = {{"input_layernorm", c->hidden}, {"post_attention_layernorm", c->hidden}, {"self_attn.q_norm", c->head_dim}, {"self_attn.k_norm", c->head_dim}};
+    } norms[] = {
+        {"input_layernorm",          c->hidden  },
+        {"post_attention_layernorm", c->hidden  },
+        {"self_attn.q_norm",         c->head_dim},
+        {"self_attn.k_norm",         c->head_dim}
+    };
     for (int i = 0; i < (c->qk_norm ? 4 : 2); i++) {
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", (int)l, norms[i].name);
         filler_add(f, name, norms[i].n, 0, 1, 0.5);
@@ -479,13 +494,15 @@ static void test_textbook(void **state)
     (void)state;
     check_random("LlamaForCausalLM", 8, "");
     check_random("LlamaForCausalLM", 8, ",\"attention_bias\":true,\"mlp_bias\":true,\"tie_word_embeddings\":true");
-    check_random("LlamaForCausalLM", 12,
-                 ",\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
-                 "\"original_max_position_embeddings\":64}");
+    check_random(
+        "LlamaForCausalLM", 12,
+        ",\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
+        "\"original_max_position_embeddings\":64}");
     check_random("LlamaForCausalLM", 8, ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}");
     check_random("MistralForCausalLM", 8, ",\"sliding_window\":7");
     check_random("Qwen2ForCausalLM", 8, "");
-    check_random("Qwen2ForCausalLM", 8, ",\"use_sliding_window\":true,\"sliding_window\":5,\"max_window_layers\":1,\"tie_word_embeddings\":true");
+    check_random("Qwen2ForCausalLM", 8,
+                 ",\"use_sliding_window\":true,\"sliding_window\":5,\"max_window_layers\":1,\"tie_word_embeddings\":true");
     check_random("Qwen3ForCausalLM", 16, "");
     check_random("Qwen3ForCausalLM", 16, ",\"attention_bias\":true");
 }

@@ -98,22 +98,23 @@ static void test_kl(void **state)
 {
     (void)state;
     NEED_FILE("tests/vectors/quickstart-w4g128/expected.json");
-    check_kl("tests/vectors/quickstart-w4g128", "manifests/quickstart/model", "manifests/quickstart/held.jsonl", 256, 1.49171817, 0.00118761, 0.98308);
+    check_kl("tests/vectors/quickstart-w4g128", "manifests/quickstart/model", "manifests/quickstart/held.jsonl", 256, 1.49171817,
+             0.00118761, 0.98308);
     static const struct {
         const char *name, *reference;
         double ppl, kl, top1;
     } all[] = {
-        {"TinyStories-656K-w4g128", "TinyStories-656K", 20.4402, .05678, .8242},
+        {"TinyStories-656K-w4g128",        "TinyStories-656K", 20.4402, .05678, .8242},
         {"TinyStories-656K-w4g128asymact", "TinyStories-656K", 20.1511, .04628, .8373},
-        {"TinyStories-656K-w4g128v2", "TinyStories-656K", 20.2418, .04407, .8474},
-        {"TinyStories-656K-w4g32best", "TinyStories-656K", 20.0714, .03581, .8576},
-        {"TinyStories-656K-w4chan", "TinyStories-656K", 20.5863, .06673, .8120},
-        {"TinyStories-656K-w4dyn", "TinyStories-656K", 19.7971, .03177, .8671},
-        {"TinyStories-656K-w8g128", "TinyStories-656K", 19.2694, .00020, .9897},
-        {"stories260K-w4g128best", "stories260K", 4.3150, .08617, .8487},
-        {"stories260K-w4g32", "stories260K", 4.2449, .07646, .8612},
-        {"qwen3-tiny-w4g128", "qwen3-tiny", 19.0283, .00958, .9319},
-        {"qwen3-tiny-w4dyn", "qwen3-tiny", 19.0117, .00690, .9411},
+        {"TinyStories-656K-w4g128v2",      "TinyStories-656K", 20.2418, .04407, .8474},
+        {"TinyStories-656K-w4g32best",     "TinyStories-656K", 20.0714, .03581, .8576},
+        {"TinyStories-656K-w4chan",        "TinyStories-656K", 20.5863, .06673, .8120},
+        {"TinyStories-656K-w4dyn",         "TinyStories-656K", 19.7971, .03177, .8671},
+        {"TinyStories-656K-w8g128",        "TinyStories-656K", 19.2694, .00020, .9897},
+        {"stories260K-w4g128best",         "stories260K",      4.3150,  .08617, .8487},
+        {"stories260K-w4g32",              "stories260K",      4.2449,  .07646, .8612},
+        {"qwen3-tiny-w4g128",              "qwen3-tiny",       19.0283, .00958, .9319},
+        {"qwen3-tiny-w4dyn",               "qwen3-tiny",       19.0117, .00690, .9411},
     };
     NEED_SHARED(root, "golden/gptq");
     (void)root;

@@ -9,7 +9,8 @@ static struct err err;
 enum { MAX_IDS = 512 };
 static const char quickstart[] = "manifests/quickstart/model";
 
-/* Greedy ids of every case against those expected, generated as one batch. Where an id differs the two best must be closer than the bound on logits. */
+/* Greedy ids of every case against those expected, generated as one batch. Where an id differs the two best must be closer than the bound
+ * on logits. */
 static void check_greedy(const char *model, const char *expected)
 {
     struct lm lm;
@@ -25,7 +26,10 @@ static void check_greedy(const char *model, const char *expected)
         g[i].prompt = prompts[i];
         json_ids(json_object_get(one, "greedy_ids"), want[i], MAX_IDS);
     }
-    const struct generate_params p = {.sampling = {0, 1, 0}, .max_tokens = 30, .logprobs = 2};
+    const struct generate_params p = {
+        .sampling = {0, 1, 0},
+          .max_tokens = 30, .logprobs = 2
+    };
     OK(generate(lm.d, g, n, &p, NULL, NULL, &err));
     for (size_t i = 0; i < n; i++) {
         size_t total = json_array_size(json_object_get(json_array_get(cases, i), "greedy_ids")), made = total - g[i].prompt_count;
@@ -51,11 +55,13 @@ static void test_greedy(void **state)
     NEED_FILE("tests/vectors/quickstart_logits.json");
     check_greedy(quickstart, "tests/vectors/quickstart_logits.json");
     check_greedy("tests/vectors/quickstart-w4g128", "tests/vectors/quickstart-w4g128/expected.json");
-    static const char *const all[][2] = {{"models/TinyStories-656K", "golden/logits/TinyStories-656K.json"},
-                                         {"models/stories260K", "golden/logits/stories260K.json"},
-                                         {"models/qwen3-tiny", "golden/logits/qwen3-tiny.json"},
-                                         {"golden/gptq/stories260K-w4g32", "golden/gptq/stories260K-w4g32/expected.json"},
-                                         {"golden/gptq/qwen3-tiny-w4dyn", "golden/gptq/qwen3-tiny-w4dyn/expected.json"}};
+    static const char *const all[][2] = {
+        {"models/TinyStories-656K",       "golden/logits/TinyStories-656K.json"        },
+        {"models/stories260K",            "golden/logits/stories260K.json"             },
+        {"models/qwen3-tiny",             "golden/logits/qwen3-tiny.json"              },
+        {"golden/gptq/stories260K-w4g32", "golden/gptq/stories260K-w4g32/expected.json"},
+        {"golden/gptq/qwen3-tiny-w4dyn",  "golden/gptq/qwen3-tiny-w4dyn/expected.json" }
+    };
     NEED_SHARED(root, "golden/gptq");
     (void)root;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -82,7 +88,10 @@ static void test_batch_independent(void **state)
     static int32_t prompts[N][MAX_IDS];
     struct generation g[N] = {0};
     struct lm lm;
-    const struct generate_params p = {.sampling = {0.9, 0.95, 11}, .max_tokens = 12, .ignore_eos = true, .logprobs = 3};
+    const struct generate_params p = {
+        .sampling = {0.9, 0.95, 11},
+          .max_tokens = 12, .ignore_eos = true, .logprobs = 3
+    };
     lm_open(&lm, quickstart);
     for (int i = 0; i < N; i++) {
         g[i].prompt_count = (size_t)(i * 37 % 90 + 1);
@@ -122,8 +131,14 @@ static void test_ends(void **state)
     NEED_FILE("manifests/quickstart/model/config.json");
     struct lm lm;
     static int32_t ids[MAX_IDS + 1];
-    struct generation g[2] = {{.prompt = ids, .prompt_count = 510}, {.prompt = ids, .prompt_count = 3}};
-    struct generate_params p = {.sampling = {0, 1, 0}, .max_tokens = 20, .ignore_eos = true};
+    struct generation g[2] = {
+        {.prompt = ids, .prompt_count = 510},
+        {.prompt = ids, .prompt_count = 3  }
+    };
+    struct generate_params p = {
+        .sampling = {0, 1, 0},
+          .max_tokens = 20, .ignore_eos = true
+    };
     lm_open(&lm, quickstart);
     fill(ids, MAX_IDS + 1, 5);
     OK(generate(lm.d, g, 2, &p, NULL, NULL, &err));
@@ -165,6 +180,7 @@ static void test_ends(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_batch_independent), cmocka_unit_test(test_ends)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_batch_independent),
+                                       cmocka_unit_test(test_ends)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

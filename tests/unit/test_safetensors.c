@@ -140,8 +140,9 @@ static void write_sample(const char *path)
 static void test_writer(void **state)
 {
     (void)state;
-    static const char want[] = "{\"__metadata__\":{\"format\":\"pt\"},\"b\\\"\xc3\xa9\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
-                               "\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[24,26]}}";
+    static const char want[] =
+        "{\"__metadata__\":{\"format\":\"pt\"},\"b\\\"\xc3\xa9\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
+        "\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[24,26]}}";
     struct buf b = BUF_INIT;
     dir_make();
     write_sample(dir_file("x.safetensors"));

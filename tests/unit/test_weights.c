@@ -9,7 +9,8 @@
 
 static struct err err;
 
-/* A small made-up checkpoint, one layer, whose parts a test changes before it is written. mlp.down_proj [32,40] is GPTQ: 4 bits, group 32, so K is ragged. */
+/* A small made-up checkpoint, one layer, whose parts a test changes before it is written. mlp.down_proj [32,40] is GPTQ: 4 bits, group 32,
+ * so K is ragged. */
 enum { HIDDEN = 32, INTER = 40, VOCAB = 10, G = 2, MAX_PARTS = 32 };
 
 struct part {
@@ -21,9 +22,10 @@ struct part {
 static struct part parts[MAX_PARTS];
 static size_t part_count;
 
-static const char config_json[] = "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_act\":\"silu\",\"hidden_size\":32,\"intermediate_size\":40,"
-                                  "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"num_hidden_layers\":1,\"vocab_size\":10,"
-                                  "\"tie_word_embeddings\":true,\"quantization_config\":%s}";
+static const char config_json[] =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_act\":\"silu\",\"hidden_size\":32,\"intermediate_size\":40,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"num_hidden_layers\":1,\"vocab_size\":10,"
+    "\"tie_word_embeddings\":true,\"quantization_config\":%s}";
 static const char plain_quant[] = "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":32,\"sym\":false}";
 
 static struct part *find_part(const char *name)
@@ -43,7 +45,10 @@ static size_t elems(const struct part *p)
 static void *add_part(const char *name, enum dtype dtype, int64_t d0, int64_t d1)
 {
     struct part *p = &parts[part_count++];
-    *p = (struct part){name, dtype, {d0, d1}, NULL};
+    *p = (struct part){
+        name, dtype, {d0, d1},
+          NULL
+    };
     p->data = xcalloc(elems(p), dtype_bytes(dtype));
     return p->data;
 }
@@ -77,7 +82,8 @@ static void make_parts(void)
     add_part(L0 "self_attn.o_proj.weight", DT_F32, HIDDEN, 32);
     add_part(L0 "mlp.gate_proj.weight", DT_BF16, INTER, HIDDEN);
     add_part(L0 "mlp.up_proj.weight", DT_F32, INTER, HIDDEN);
-    uint32_t *qweight = add_part(DOWN "qweight", DT_I32, INTER * 4 / 32, HIDDEN), *qzeros = add_part(DOWN "qzeros", DT_I32, G, HIDDEN * 4 / 32);
+    uint32_t *qweight = add_part(DOWN "qweight", DT_I32, INTER * 4 / 32, HIDDEN),
+             *qzeros = add_part(DOWN "qzeros", DT_I32, G, HIDDEN * 4 / 32);
     uint16_t *scales = add_part(DOWN "scales", DT_F16, G, HIDDEN);
     int32_t *g_idx = add_part(DOWN "g_idx", DT_I32, INTER, 0);
     for (int64_t n = 0; n < HIDDEN; n++) {
@@ -140,7 +146,8 @@ static void test_dequant(void **state)
     drop_part(DOWN "g_idx"); /* then groups follow one another */
     OK(open_parts(&m, plain_quant));
     OK(model_dequant(&m, 0, MOD_DOWN, w, &err));
-    assert_true(w[INTER + 31] == 2.0f / 64 * (float)((int)code_of(1, 31) - 2) && w[INTER + 32] == 2.0f / 64 * (float)((int)code_of(1, 32) - 3));
+    assert_true(w[INTER + 31] == 2.0f / 64 * (float)((int)code_of(1, 31) - 2) &&
+                w[INTER + 32] == 2.0f / 64 * (float)((int)code_of(1, 32) - 3));
     struct tensor_view v;
     FAILS(model_dense_view(&m, 0, MOD_DOWN, &v, &err), ERR_UNSUPPORTED, "model.layers.0.mlp.down_proj is quantized");
     OK(model_dense_view(&m, 0, MOD_GATE, &v, &err));
@@ -204,11 +211,16 @@ static void test_refusals(void **state)
     drop_part(DOWN "qzeros");
     refuse(plain_quant, ERR_NOTFOUND, "tensor 'model.layers.0.mlp.down_proj.qzeros' is missing");
     refuse("null", ERR_FORMAT, "tensor 'model.layers.0.mlp.down_proj.qweight' is there, but there is no quantization_config");
-    refuse("{\"bits\":8,\"group_size\":32}", ERR_SHAPE, "tensor 'model.layers.0.mlp.down_proj.qweight' is stored in 4 bits; quantization_config makes it 8");
-    refuse("{\"bits\":4,\"group_size\":128}", ERR_SHAPE, "tensor 'model.layers.0.mlp.down_proj.scales' has 2 groups; group_size 128 of quantization_config and 40 inputs make it 1");
-    refuse("{\"bits\":4,\"group_size\":32,\"dynamic\":{\"-:.*down_proj\":{}}}", ERR_FORMAT, "\"dynamic\" of quantization_config leaves the module out");
-    refuse("{\"bits\":4,\"group_size\":32,\"dynamic\":{\"(\":{}}}", ERR_FORMAT, "\"dynamic\": '(' at offset 1: missing closing parenthesis");
-    refuse("{\"bits\":4,\"group_size\":32,\"dynamic\":{\"model\":{\"bits\":\"8\"}}}", ERR_FORMAT, "\"dynamic\": 'model': \"bits\" must be an integer");
+    refuse("{\"bits\":8,\"group_size\":32}", ERR_SHAPE,
+           "tensor 'model.layers.0.mlp.down_proj.qweight' is stored in 4 bits; quantization_config makes it 8");
+    refuse("{\"bits\":4,\"group_size\":128}", ERR_SHAPE,
+           "tensor 'model.layers.0.mlp.down_proj.scales' has 2 groups; group_size 128 of quantization_config and 40 inputs make it 1");
+    refuse("{\"bits\":4,\"group_size\":32,\"dynamic\":{\"-:.*down_proj\":{}}}", ERR_FORMAT,
+           "\"dynamic\" of quantization_config leaves the module out");
+    refuse("{\"bits\":4,\"group_size\":32,\"dynamic\":{\"(\":{}}}", ERR_FORMAT,
+           "\"dynamic\": '(' at offset 1: missing closing parenthesis");
+    refuse("{\"bits\":4,\"group_size\":32,\"dynamic\":{\"model\":{\"bits\":\"8\"}}}", ERR_FORMAT,
+           "\"dynamic\": 'model': \"bits\" must be an integer");
     refuse("{\"bits\":4,\"group_size\":32,\"dynamic\":{\"model\":{\"group_size\":0}}}", ERR_FORMAT, "group_size");
 }
 
@@ -280,7 +292,8 @@ static void test_names(void **state)
     OK(open_parts(&m, plain_quant));
     assert_true(model_find_module(&m, "model.layers.0.mlp.down_proj", &layer, &mod) && layer == 0 && mod == MOD_DOWN);
     assert_true(model_find_module(&m, "lm_head", &layer, &mod) && layer == -1 && mod == MOD_COUNT);
-    static const char *const none[] = {"model.layers.1.mlp.down_proj", "model.layers.00.mlp.down_proj", "model.layers.0.mlp", "model.layers.x", "lm_head2", ""};
+    static const char *const none[] = {
+        "model.layers.1.mlp.down_proj", "model.layers.00.mlp.down_proj", "model.layers.0.mlp", "model.layers.x", "lm_head2", ""};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         assert_false(model_find_module(&m, none[i], &layer, &mod));
     OK(model_layer_tensors(&m, 0, &names, &count, &err));
@@ -314,7 +327,8 @@ static int match(const char *json, const char *name, int64_t *bits)
 static void test_dynamic(void **state)
 {
     (void)state;
-    static const char rules[] = "{\"+:model\\\\.layers\\\\.1\":{\"bits\":8},\"model\\\\.layers\\\\.10\":{\"bits\":3},\".*down\":{\"bits\":2},\"-:.*q_proj\":{}}";
+    static const char rules[] =
+        "{\"+:model\\\\.layers\\\\.1\":{\"bits\":8},\"model\\\\.layers\\\\.10\":{\"bits\":3},\".*down\":{\"bits\":2},\"-:.*q_proj\":{}}";
     int64_t bits;
     assert_true(match(rules, "model.layers.1.mlp.up_proj", &bits) == 1 && bits == 8);
     assert_true(match(rules, "model.layers.10.mlp.up_proj", &bits) == 1 && bits == 8);
@@ -365,12 +379,18 @@ static void test_golden(void **state)
         const char *name, *plain;
         double bound;
     } all[] = {
-        {"TinyStories-656K-w8g128", "TinyStories-656K", 0.02}, {"TinyStories-656K-w4g128", "TinyStories-656K", 0.3},
-        {"TinyStories-656K-w3g128", "TinyStories-656K", 0.6},  {"TinyStories-656K-w4chan", "TinyStories-656K", 0.3},
-        {"TinyStories-656K-w4dyn", "TinyStories-656K", 0.3},   {"TinyStories-656K-w4g128asymact", "TinyStories-656K", 0.3},
-        {"TinyStories-656K-w4g128v2", "TinyStories-656K", 0.3}, {"TinyStories-656K-w4g32best", "TinyStories-656K", 0.3},
-        {"qwen3-tiny-w4g128", "qwen3-tiny", 0.3},              {"qwen3-tiny-w4dyn", "qwen3-tiny", 0.3},
-        {"stories260K-w4g32", "stories260K", 0.3},             {"stories260K-w4g128best", "stories260K", 0.3},
+        {"TinyStories-656K-w8g128",        "TinyStories-656K", 0.02},
+        {"TinyStories-656K-w4g128",        "TinyStories-656K", 0.3 },
+        {"TinyStories-656K-w3g128",        "TinyStories-656K", 0.6 },
+        {"TinyStories-656K-w4chan",        "TinyStories-656K", 0.3 },
+        {"TinyStories-656K-w4dyn",         "TinyStories-656K", 0.3 },
+        {"TinyStories-656K-w4g128asymact", "TinyStories-656K", 0.3 },
+        {"TinyStories-656K-w4g128v2",      "TinyStories-656K", 0.3 },
+        {"TinyStories-656K-w4g32best",     "TinyStories-656K", 0.3 },
+        {"qwen3-tiny-w4g128",              "qwen3-tiny",       0.3 },
+        {"qwen3-tiny-w4dyn",               "qwen3-tiny",       0.3 },
+        {"stories260K-w4g32",              "stories260K",      0.3 },
+        {"stories260K-w4g128best",         "stories260K",      0.3 },
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         compare_golden(all[i].name, all[i].plain, all[i].bound);
@@ -388,8 +408,9 @@ static void test_golden(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dequant), cmocka_unit_test(test_sym_zeros), cmocka_unit_test(test_refusals), cmocka_unit_test(test_bad_values),
-        cmocka_unit_test(test_tied),    cmocka_unit_test(test_names),     cmocka_unit_test(test_dynamic),  cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_dequant),    cmocka_unit_test(test_sym_zeros), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_bad_values), cmocka_unit_test(test_tied),      cmocka_unit_test(test_names),
+        cmocka_unit_test(test_dynamic),    cmocka_unit_test(test_golden),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     while (part_count)

@@ -5,7 +5,8 @@
 static struct err err;
 static const struct config small = {.vocab_size = 100, .context = 32, .bos = 99};
 
-static int make(struct windows *w, const struct windows_params *p, const struct config *c, const struct tok *tok, const char *name, const char *text)
+static int make(struct windows *w, const struct windows_params *p, const struct config *c, const struct tok *tok, const char *name,
+                const char *text)
 {
     struct fileset files = FILESET_INIT;
     struct dataset *data;
@@ -62,23 +63,27 @@ static void test_stream(void **state)
     const enum eval_unit u = UNIT_STREAM;
     expect(&(struct windows_params){.unit = u, .bos = true, .window = 4}, &small, docs, 8, "99 1 2 3 /1 | 99 4 5 6 /1 | 99 7 8 /1");
     expect(&(struct windows_params){.unit = u, .bos = false, .window = 4}, &small, docs, 6, "1 2 3 4 /1 | 5 6 7 8 /1");
-    expect(&(struct windows_params){.unit = u, .bos = false, .window = 4, .stride = 2}, &small, docs, 7, "1 2 3 4 /1 | 3 4 5 6 /2 | 5 6 7 8 /2");
+    expect(&(struct windows_params){.unit = u, .bos = false, .window = 4, .stride = 2}, &small, docs, 7,
+           "1 2 3 4 /1 | 3 4 5 6 /2 | 5 6 7 8 /2");
     expect(&(struct windows_params){.unit = u, .bos = true, .window = 4, .stride = 2}, &small, docs, 8,
            "99 1 2 3 /1 | 99 3 4 5 /2 | 99 5 6 7 /2 | 99 7 8 /2");
-    expect(&(struct windows_params){.unit = u, .bos = false, .window = 4, .stride = 3}, &small, docs, 7, "1 2 3 4 /1 | 4 5 6 7 /1 | 7 8 /1");
+    expect(&(struct windows_params){.unit = u, .bos = false, .window = 4, .stride = 3}, &small, docs, 7,
+           "1 2 3 4 /1 | 4 5 6 7 /1 | 7 8 /1");
     expect(&(struct windows_params){.unit = u, .bos = false, .window = 7}, &small, docs, 6, "1 2 3 4 5 6 7 /1");
     expect(&(struct windows_params){.unit = u, .bos = true, .window = 4, .max_tokens = 4}, &small, docs, 4, "99 1 2 3 /1 | 99 4 /1");
-    expect(&(struct windows_params){.unit = u, .bos = false, .window = 4, .stride = 1, .max_tokens = 4}, &small, docs, 4, "1 2 3 4 /1 | 2 3 4 5 /3");
+    expect(&(struct windows_params){.unit = u, .bos = false, .window = 4, .stride = 1, .max_tokens = 4}, &small, docs, 4,
+           "1 2 3 4 /1 | 2 3 4 5 /3");
 }
 
 /* Every token but the first is predicted exactly once, for every stride; and a limit takes a prefix. */
 static void test_once(void **state)
 {
     (void)state;
-    char json[512] = "[[0", *at = json + 3;
+    char json[512] = "[[0";
+    size_t n = 3;
     for (int i = 1; i < 60; i++)
-        at += sprintf(at, ",%d", i);
-    strcpy(at, "]]");
+        n += (size_t)snprintf(json + n, sizeof json - n, ",%d", i);
+    snprintf(json + n, sizeof json - n, "]]");
     for (int64_t window = 2; window <= 20; window++) {
         for (int64_t stride = 1; stride <= window; stride++) {
             for (int bos = 0; bos < 2; bos++) {
@@ -102,15 +107,18 @@ static void test_refusals(void **state)
 {
     (void)state;
     struct windows w;
-    FAILS(make(&w, &(struct windows_params){.window = 33}, &small, NULL, "x.json", "[[1,2]]"), ERR_USAGE, "window 33 is outside 2..32, the model's context");
+    FAILS(make(&w, &(struct windows_params){.window = 33}, &small, NULL, "x.json", "[[1,2]]"), ERR_USAGE,
+          "window 33 is outside 2..32, the model's context");
     FAILS(make(&w, &(struct windows_params){.window = 1}, &small, NULL, "x.json", "[[1,2]]"), ERR_USAGE, "window 1 is outside");
-    FAILS(make(&w, &(struct windows_params){.window = 8, .stride = 9}, &small, NULL, "x.json", "[[1,2]]"), ERR_USAGE, "stride 9 is outside 1..8, the window");
+    FAILS(make(&w, &(struct windows_params){.window = 8, .stride = 9}, &small, NULL, "x.json", "[[1,2]]"), ERR_USAGE,
+          "stride 9 is outside 1..8, the window");
     FAILS(make(&w, &(struct windows_params){.window = 8}, &small, NULL, "x.json", "[[1],[]]"), ERR_DATA, "the text is too short");
     FAILS(make(&w, &(struct windows_params){.window = 8}, &small, NULL, "x.json", "[[1,2],[3,100]]"), ERR_DATA,
           "id 100 is outside the model's vocabulary of 100");
     assert_int_equal(err.line, 2);
     assert_non_null(strstr(err.file, "x.json"));
-    FAILS(make(&w, &(struct windows_params){.window = 8}, &small, NULL, "x.txt", "some text"), ERR_DATA, "text, but the model has no tokenizer.json");
+    FAILS(make(&w, &(struct windows_params){.window = 8}, &small, NULL, "x.txt", "some text"), ERR_DATA,
+          "text, but the model has no tokenizer.json");
     struct config c = small;
     c.bos = 100;
     FAILS(make(&w, &(struct windows_params){.bos = true}, &c, NULL, "x.json", "[[1,2]]"), ERR_DATA, "\"bos_token_id\" 100 is outside");
@@ -149,7 +157,8 @@ static void test_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_document), cmocka_unit_test(test_stream), cmocka_unit_test(test_once), cmocka_unit_test(test_refusals), cmocka_unit_test(test_text),
+        cmocka_unit_test(test_document), cmocka_unit_test(test_stream), cmocka_unit_test(test_once),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
