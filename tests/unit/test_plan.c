@@ -451,6 +451,72 @@ static void jobs_do_not_change_results(void **state)
     free(lock_b);
 }
 
+/* Lines of a file of events, as objects. */
+static json_t *read_events(const char *name)
+{
+    char *text = get(name), *rest = NULL;
+    json_t *out = json_array();
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        json_t *v = json_loads(line, 0, NULL);
+        assert_non_null(v);
+        json_array_append_new(out, v);
+    }
+    free(text);
+    return out;
+}
+
+static void events_tell_the_run(void **state)
+{
+    (void)state;
+    struct err e;
+    char *path = at("events.jsonl");
+    struct events_config c = {.spec = path};
+    assert_int_equal(events_open(&c, &fake_config.events, &e), 0);
+    snprintf(fail_node, sizeof fail_node, "quality");
+    assert_apply(-ERR_NUMERIC, "stage 'quality': made to fail");
+    assert_int_equal(events_close(fake_config.events, &e), 0);
+    fake_config.events = NULL;
+    json_t *all = read_events("events.jsonl");
+    size_t n = json_array_size(all), i;
+    json_t *v;
+    json_array_foreach(all, i, v)
+    {
+        assert_int_equal(json_integer_value(json_object_get(v, "seq")), i);
+        assert_int_equal(json_integer_value(json_object_get(v, "v")), 1);
+    }
+    assert_string_equal(json_string_value(json_object_get(json_array_get(all, 0), "type")), "run_start");
+    v = json_array_get(all, n - 2);
+    assert_string_equal(json_string_value(json_object_get(v, "type")), "error");
+    assert_string_equal(json_string_value(json_object_get(v, "text")), "gptqpipe: error: stage 'quality': made to fail");
+    v = json_array_get(all, n - 1);
+    assert_string_equal(json_string_value(json_object_get(v, "type")), "run_end");
+    assert_int_equal(json_integer_value(json_object_get(v, "ran")), 9);
+    assert_int_equal(json_integer_value(json_object_get(v, "failed")), 1);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(v, "kernels"), "fake")), 16); /* 8 nodes ran a kernel twice; sources run none */
+    json_decref(all);
+    free(path);
+    c.spec = "fd:x";
+    assert_int_equal(events_open(&c, &fake_config.events, &e), -ERR_USAGE);
+    assert_string_equal(e.text, "--events 'fd:x': fd:N wants a number");
+    c.spec = "/dev/full";
+    assert_int_equal(events_open(&c, &fake_config.events, &e), 0);
+    fail_node[0] = 0;
+    assert_apply(0, "ran 2 hit 9"); /* the run itself is sound */
+    assert_int_equal(events_close(fake_config.events, &e), -ERR_IO);
+    assert_non_null(strstr(e.text, "/dev/full"));
+    fake_config.events = NULL;
+}
+
+static void progress_says_rate_and_time_left(void **state)
+{
+    (void)state;
+    char text[128];
+    assert_string_equal(progress_text(50, 200, "tokens", 5, text, sizeof text), "25%  10 tokens/s  0:15 left");
+    assert_string_equal(progress_text(1, 7201, "layers", 1, text, sizeof text), "0%  1.0 layers/s  2:00:00 left");
+    assert_string_equal(progress_text(0, 10, "layers", 0, text, sizeof text), "0%");
+    assert_string_equal(progress_text(3, 0, "layers", 1, text, sizeof text), "0%  3.0 layers/s");
+}
+
 static int reset(void **state)
 {
     fake_config = (struct pipeline_config){.threads = 2, .jobs = 1};
@@ -486,6 +552,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(absent_source_has_a_place, reset, drop_root),
         cmocka_unit_test_setup_teardown(numerics_class_that_is_not_served, reset, drop_root),
         cmocka_unit_test_setup_teardown(jobs_do_not_change_results, reset, drop_root),
+        cmocka_unit_test_setup_teardown(events_tell_the_run, reset, drop_root),
+        cmocka_unit_test(progress_says_rate_and_time_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
