@@ -1,18 +1,22 @@
-/* pipeline: plan and apply with fake stages: reasons, early cutoff, chains, targets, force, failures, signals, the frozen lock, sources that change. */
+/* pipeline: plan and apply with fake stages: reasons, early cutoff, chains, targets, force, failures, signals, the frozen lock, sources
+ * that change. */
 #include "pipe_test.h"
 
-#define ALL_RUN                                                                                                                                                  \
-    "run model/index;run calib;open w4;run w4/layer.0;run w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;"
+#define ALL_RUN                                                                                                                            \
+    "run model/index;run calib;open w4;run w4/layer.0;run w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run "     \
+    "quality;run hello;"
 
 static void first_plan_then_apply_then_nothing(void **state)
 {
     (void)state;
-    assert_plan("model run no-record|model/index run no-record|text run no-record|calib maybe upstream-pending|w4/layer.0 maybe upstream-pending|"
-                "w4/layer.1 maybe upstream-pending|w4/layer.2 maybe upstream-pending|w4/layer.3 maybe upstream-pending|ckpt maybe upstream-pending|"
-                "quality maybe upstream-pending|hello maybe upstream-pending|");
+    assert_plan(
+        "model run no-record|model/index run no-record|text run no-record|calib maybe upstream-pending|w4/layer.0 maybe upstream-pending|"
+        "w4/layer.1 maybe upstream-pending|w4/layer.2 maybe upstream-pending|w4/layer.3 maybe upstream-pending|ckpt maybe upstream-pending|"
+        "quality maybe upstream-pending|hello maybe upstream-pending|");
     assert_apply(0, "ran 11 hit 0");
     assert_string_equal(buf_str(&story), ALL_RUN);
-    assert_plan("model hit hit-local|model/index hit hit-local|text hit hit-local|calib hit hit-local|w4/layer.0 hit hit-local|w4/layer.1 hit hit-local|"
+    assert_plan("model hit hit-local|model/index hit hit-local|text hit hit-local|calib hit hit-local|w4/layer.0 hit hit-local|w4/layer.1 "
+                "hit hit-local|"
                 "w4/layer.2 hit hit-local|w4/layer.3 hit hit-local|ckpt hit hit-local|quality hit hit-local|hello hit hit-local|");
     assert_apply(0, "ran 0 hit 11");
     assert_string_equal(buf_str(&story), "finish ckpt;");
@@ -66,10 +70,13 @@ static void a_parameter_runs_only_what_depends_on_it(void **state)
     (void)state;
     applied();
     replace("bits: 4", "bits: 4, dynamic: { layer.2: { bits: 8 } }");
-    assert_plan(HIT_TO_CALIB "w4/layer.0 hit hit-local|w4/layer.1 hit hit-local|w4/layer.2 run param-changed dynamic|w4/layer.3 maybe upstream-pending|"
-                             "ckpt maybe upstream-pending|quality maybe upstream-pending|hello maybe upstream-pending|");
+    assert_plan(HIT_TO_CALIB
+                "w4/layer.0 hit hit-local|w4/layer.1 hit hit-local|w4/layer.2 run param-changed dynamic|w4/layer.3 maybe upstream-pending|"
+                "ckpt maybe upstream-pending|quality maybe upstream-pending|hello maybe upstream-pending|");
     assert_apply(0, "ran 5 hit 6");
-    assert_string_equal(buf_str(&story), "open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;");
+    assert_string_equal(
+        buf_str(&story),
+        "open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;");
 }
 
 static void the_field_that_changed_is_named(void **state)
@@ -83,7 +90,8 @@ static void the_field_that_changed_is_named(void **state)
     replace("bits: 8", "bits: 4");
     put("model.txt", "one\ntwo\nTHREE\nfour\n");
     got = plan_text();
-    assert_non_null(strstr(got, "model run input-changed model.txt|model/index run input-changed files.model.txt|text hit hit-local|calib maybe upstream-pending|"));
+    assert_non_null(strstr(got, "model run input-changed model.txt|model/index run input-changed files.model.txt|text hit hit-local|calib "
+                                "maybe upstream-pending|"));
     free(got);
     fake_calibrate.revision = 2;
     put("model.txt", "one\ntwo\nthree\nfour\n");
@@ -104,8 +112,8 @@ static void a_changed_layer_leaves_the_ones_before_it(void **state)
     applied();
     put("model.txt", "one\ntwo\nTHREE\nfour\n");
     assert_apply(0, "ran 7 hit 4"); /* model, index, layers 2 and 3 (its prefix), ckpt, quality, hello */
-    assert_string_equal(buf_str(&story),
-                        "run model/index;open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;");
+    assert_string_equal(buf_str(&story), "run model/index;open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close "
+                                         "w4;run ckpt;finish ckpt;run quality;run hello;");
 }
 
 static void equal_output_stops_what_follows(void **state)
@@ -113,9 +121,11 @@ static void equal_output_stops_what_follows(void **state)
     (void)state;
     applied();
     put("text.txt", "abcdXXXX"); /* calibrate takes the first 4 bytes */
-    assert_plan("model hit hit-local|model/index hit hit-local|text run input-changed text.txt|calib run input-changed data.text.txt|w4/layer.0 maybe upstream-pending|"
-                "w4/layer.1 maybe upstream-pending|w4/layer.2 maybe upstream-pending|w4/layer.3 maybe upstream-pending|ckpt maybe upstream-pending|"
-                "quality maybe upstream-pending|hello maybe upstream-pending|");
+    assert_plan(
+        "model hit hit-local|model/index hit hit-local|text run input-changed text.txt|calib run input-changed data.text.txt|w4/layer.0 "
+        "maybe upstream-pending|"
+        "w4/layer.1 maybe upstream-pending|w4/layer.2 maybe upstream-pending|w4/layer.3 maybe upstream-pending|ckpt maybe upstream-pending|"
+        "quality maybe upstream-pending|hello maybe upstream-pending|");
     assert_apply(0, "ran 2 hit 9");
     assert_string_equal(buf_str(&story), "run calib;finish ckpt;");
 }
@@ -492,7 +502,8 @@ static void events_tell_the_run(void **state)
     assert_string_equal(json_string_value(json_object_get(v, "type")), "run_end");
     assert_int_equal(json_integer_value(json_object_get(v, "ran")), 9);
     assert_int_equal(json_integer_value(json_object_get(v, "failed")), 1);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(v, "kernels"), "fake")), 16); /* 8 nodes ran a kernel twice; sources run none */
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(v, "kernels"), "fake")),
+                     16); /* 8 nodes ran a kernel twice; sources run none */
     json_decref(all);
     free(path);
     c.spec = "fd:x";
