@@ -6,6 +6,7 @@
 
 #include "pipeline/base/json.h"
 #include "stages/common.h"
+#include "stages/format/check.h"
 #include "stages/lm/detmath.h"
 #include "stages/lm/weights.h"
 
@@ -44,9 +45,13 @@ static void close_all(struct evaluation *v)
 static int open_models(struct evaluation *v, const struct fileset *model, const struct fileset *reference, struct err *e)
 {
     int rc = model_open(&v->model, model, e);
+    if (!rc)
+        rc = check_finite(&v->model.tensors, e);
     if (rc || !reference)
         return rc;
     rc = model_open(&v->reference, reference, e);
+    if (!rc)
+        rc = check_finite(&v->reference.tensors, e);
     if (rc)
         return err_wrap(e, "reference");
     if (v->model.config.vocab_size != v->reference.config.vocab_size)

@@ -10,6 +10,7 @@
 #include "pipeline/base/json.h"
 #include "pipeline/base/mem.h"
 #include "stages/common.h"
+#include "stages/format/check.h"
 
 enum {
     BATCH = 16,              /* prompts that advance together: bounds the memory of keys and values; results never depend on it */
@@ -20,6 +21,8 @@ int generation_open(struct generation_model *g, const struct fileset *files, str
 {
     *g = (struct generation_model){0};
     int rc = model_open(&g->model, files, e);
+    if (!rc)
+        rc = check_finite(&g->model.tensors, e);
     if (!rc)
         rc = tok_load_fileset(files, &g->tok, e);
     if (rc)

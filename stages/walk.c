@@ -111,6 +111,13 @@ static int embed(struct walk *w, struct err *e)
         if (!rc)
             rc = rowstore_write(&w->hidden, row, n, w->x, e);
     }
+    /* the table's pages are not needed again while the layers are walked */
+    static const char *const names[] = {"model.embed_tokens.weight", "lm_head.weight"};
+    for (size_t i = 0; i < 2; i++) {
+        const struct st_tensor *t = st_find(&w->model->tensors, names[i]);
+        if (t)
+            st_drop(&w->model->tensors, t);
+    }
     return rc;
 }
 

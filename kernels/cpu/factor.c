@@ -4,9 +4,10 @@
  *   row k, columns c < k   holds R[c][k], that is R transposed, and before that the remainder of h
  *   row k, columns c > k   holds U[k][c]
  *   the diagonals of R and U live in vectors of their own
- * With R's column k and U's row k known, every row i < k takes one FMA per column: h[i][c] -= R[i][k] * h[k][c], for c <= i (Cholesky) and c >= k
- * (inversion, whose sums start at zero when they meet their first term). So one GEMM-like update serves both, and each element is one FMA chain over k
- * downwards, whatever the blocks, tiles and threads. Columns between i and the block are touched with garbage and zeroed before they are first used. */
+ * With R's column k and U's row k known, every row i < k takes one FMA per column: h[i][c] -= R[i][k] * h[k][c], for c <= i (Cholesky) and
+ * c >= k (inversion, whose sums start at zero when they meet their first term). So one GEMM-like update serves both, and each element is
+ * one FMA chain over k downwards, whatever the blocks, tiles and threads. Columns between i and the block are touched with garbage and
+ * zeroed before they are first used. */
 #include <math.h>
 
 #include "kernels/cpu/quant_ops.h"
@@ -85,7 +86,8 @@ static void strip(void *arg, size_t s)
         memcpy(f->h + (f->k0 + k) * K + c0, t[k], (size_t)width * sizeof(double));
 }
 
-/* Packs the block's finished rows: the panel of columns as the vector operand, and with the columns left of the block the broadcast operand. */
+/* Packs the block's finished rows: the panel of columns as the vector operand, and with the columns left of the block the broadcast
+ * operand. */
 static void pack(void *arg, size_t s)
 {
     const struct factor *f = arg;
@@ -109,10 +111,11 @@ SIMD_INLINE void tile(double *c, int64_t ldc, const double *a, const double *b, 
 {
     d8 acc[ROWS][VECS];
     SIMD_UNROLL
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
             acc[r][v] = d8_load(c + r * ldc + 8 * v);
+    }
     for (int64_t k = n - 1; k >= 0; k--) {
         d8 y[VECS];
         SIMD_UNROLL
@@ -127,10 +130,11 @@ SIMD_INLINE void tile(double *c, int64_t ldc, const double *a, const double *b, 
         }
     }
     SIMD_UNROLL
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
             d8_store(c + r * ldc + 8 * v, acc[r][v]);
+    }
 }
 
 /* One panel of columns of all rows above the block. */

@@ -29,8 +29,8 @@ static void fit_tile(void *arg, size_t i)
     free(tile);
 }
 
-int FN(fit_f32)(const struct parallel *par, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales,
-            uint8_t *zeros, struct err *e)
+int FN(fit_f32)(const struct parallel *par, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid,
+                uint16_t *scales, uint8_t *zeros, struct err *e)
 {
     struct fit f = {.w = w, .ldw = ldw, .N = N, .n = n, .grid = grid, .scales = scales, .zeros = zeros};
     par->run(par->ctx, (size_t)((N + GRID_ROWS - 1) / GRID_ROWS), fit_tile, &f);

@@ -1,6 +1,6 @@
-/* The GPTQ loop over columns. Rows of W are independent, so a task owns GRID_ROWS of them, transposed (column after column, a lane is a row), and walks
- * all columns. Corrections of a block's columns reach the columns behind the block in one GEMM-like pass; each element still is one chain of
- * w = fma(-err_i, U[i][j], w) over i upwards, so neither the block nor the tiles show in the bits. */
+/* The GPTQ loop over columns. Rows of W are independent, so a task owns GRID_ROWS of them, transposed (column after column, a lane is a
+ * row), and walks all columns. Corrections of a block's columns reach the columns behind the block in one GEMM-like pass; each element
+ * still is one chain of w = fma(-err_i, U[i][j], w) over i upwards, so neither the block nor the tiles show in the bits. */
 #include <stdatomic.h>
 
 #include "kernels/cpu/grid_fit.h"
@@ -30,8 +30,8 @@ struct loop {
     atomic_int failed;
 };
 
-/* Where the block that starts at i1 ends: at most BLOCK columns, and no group starts inside that does not end inside, so that a group's grid is always
- * fitted on current weights. A group longer than BLOCK fills whole blocks from its start. */
+/* Where the block that starts at i1 ends: at most BLOCK columns, and no group starts inside that does not end inside, so that a group's
+ * grid is always fitted on current weights. A group longer than BLOCK fills whole blocks from its start. */
 static int64_t block_end(const struct gptq_args *a, int64_t i1)
 {
     int64_t last = i1; /* end of the last whole group */
@@ -82,8 +82,8 @@ static void pack_block(void *arg, size_t b)
 
 /* A task's state: the transposed tile, and the block at hand. */
 struct work {
-    float *w;                                                       /* [K][GRID_ROWS] */
-    float err[BLOCK * GRID_ROWS] __attribute__((aligned(64)));      /* minus the scaled errors of the block's columns */
+    float *w;                                                  /* [K][GRID_ROWS] */
+    float err[BLOCK * GRID_ROWS] __attribute__((aligned(64))); /* minus the scaled errors of the block's columns */
     uint8_t codes[BLOCK * GRID_ROWS] __attribute__((aligned(64)));
     double loss[GRID_ROWS] __attribute__((aligned(64)));
     struct grid_rows grid;
@@ -130,10 +130,11 @@ SIMD_INLINE void correct_tile(float *w, const float *u, const float *err, int64_
 {
     v16 acc[COLS][VECS];
     SIMD_UNROLL
-    for (int c = 0; c < COLS; c++)
+    for (int c = 0; c < COLS; c++) {
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
             acc[c][v] = v16_load(w + c * GRID_ROWS + 16 * v);
+    }
     for (int64_t i = 0; i < n; i++) {
         v16 y[VECS];
         SIMD_UNROLL
@@ -148,10 +149,11 @@ SIMD_INLINE void correct_tile(float *w, const float *u, const float *err, int64_
         }
     }
     SIMD_UNROLL
-    for (int c = 0; c < COLS; c++)
+    for (int c = 0; c < COLS; c++) {
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
             v16_store(w + c * GRID_ROWS + 16 * v, acc[c][v]);
+    }
 }
 
 /* The columns behind the block. The tile has room for UCOLS columns beyond K. */

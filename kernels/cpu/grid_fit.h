@@ -2,12 +2,11 @@
  *
  * A tile holds columns one after the other, GRID_ROWS rows each, so that a lane is a row (an output). Per row, as GPTQModel does it
  * (ModelCloud/GPTQModel@f4c327a17:gptqmodel/quantization/quantizer.py find_params):
- *   lo = min(0, min w), hi = max(0, max w); sym: hi = max(-lo, hi), and lo = -hi where lo < 0 (a row without negative weights keeps lo = 0); both 0: -1, 1
- *   scale = (hi - lo) / maxq; zero = (maxq + 1) / 2 when sym, else round(-lo / scale)
- *   mse > 0: the best of the ranges p * lo .. p * hi, p = 1 - i / 100, i = 0..79, by sum |w_hat - w|^mse, the first of equals
- * and what is ours:
- *   a scale is rounded to f16 and kept in its normal range before anything uses it, so candidates are judged by what is stored;
- *   an asymmetric zero lies in 1..maxq; where it would be 0 the scale becomes hi / (maxq - 1), which keeps hi on the grid. */
+ *   lo = min(0, min w), hi = max(0, max w); sym: hi = max(-lo, hi), and lo = -hi where lo < 0 (a row without negative weights keeps lo =
+ * 0); both 0: -1, 1 scale = (hi - lo) / maxq; zero = (maxq + 1) / 2 when sym, else round(-lo / scale) mse > 0: the best of the ranges p *
+ * lo .. p * hi, p = 1 - i / 100, i = 0..79, by sum |w_hat - w|^mse, the first of equals and what is ours: a scale is rounded to f16 and
+ * kept in its normal range before anything uses it, so candidates are judged by what is stored; an asymmetric zero lies in 1..maxq; where
+ * it would be 0 the scale becomes hi / (maxq - 1), which keeps hi on the grid. */
 #ifndef KERNELS_CPU_GRID_FIT_H
 #define KERNELS_CPU_GRID_FIT_H
 
@@ -52,7 +51,8 @@ SIMD_INLINE v16 grid_round(v16 w, v16 scale, v16 lowest, v16 highest)
     return v16_rint(v16_min(v16_max(v16_div(w, scale), lowest), highest));
 }
 
-/* Sum over the n columns at w (one v16 every GRID_ROWS) of |w_hat - w|^mse, in units of `unit`, whose inverse keeps powers of tiny weights in range. */
+/* Sum over the n columns at w (one v16 every GRID_ROWS) of |w_hat - w|^mse, in units of `unit`, whose inverse keeps powers of tiny weights
+ * in range. */
 SIMD_INLINE v16 grid_error(const float *w, int64_t n, v16 scale, v16 zero, v16 unit, const struct quant_grid *g)
 {
     v16 lowest = v16_neg(zero), highest = v16_sub(v16_set1((float)((1 << g->bits) - 1)), zero), sum = v16_zero();
@@ -65,7 +65,8 @@ SIMD_INLINE v16 grid_error(const float *w, int64_t n, v16 scale, v16 zero, v16 u
     return sum;
 }
 
-/* The search of mse > 0. scale and zero hold the full range's and become the best. With two bits and a free zero point its neighbours are tried too. */
+/* The search of mse > 0. scale and zero hold the full range's and become the best. With two bits and a free zero point its neighbours are
+ * tried too. */
 SIMD_INLINE void grid_search(const float *w, int64_t n, v16 lo, v16 hi, const struct quant_grid *g, v16 *scale, v16 *zero)
 {
     v16 maxq = v16_set1((float)((1 << g->bits) - 1)), one = v16_set1(1), unit = v16_div(one, v16_sub(hi, lo)), best = v16_set1(INFINITY);

@@ -1,8 +1,8 @@
 /* h += x^T x over absolute blocks of HESSIAN_BLOCK_ROWS rows: f32 chains inside a block, f64 across blocks.
  *
- * A GEMM whose operands are both x: the rows of up to PASS_BLOCKS blocks are packed into panels of WIDTH columns ([block][panel][row][WIDTH]); a task owns
- * one panel of columns j and walks the panels of rows i above it. The chain of an element runs over the rows of the block in order, whatever the
- * tiling, so tiles may differ between instruction sets. */
+ * A GEMM whose operands are both x: the rows of up to PASS_BLOCKS blocks are packed into panels of WIDTH columns
+ * ([block][panel][row][WIDTH]); a task owns one panel of columns j and walks the panels of rows i above it. The chain of an element runs
+ * over the rows of the block in order, whatever the tiling, so tiles may differ between instruction sets. */
 #include "kernels/cpu/quant_ops.h"
 
 enum { WIDTH = 48, PASS_BLOCKS = 4, CHUNK = 32 };
@@ -51,10 +51,11 @@ SIMD_INLINE void tile(const float *a, const float *b, int64_t n, float *sums)
 {
     v16 acc[ROWS][VECS];
     SIMD_UNROLL
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
             acc[r][v] = v16_load(sums + r * WIDTH + 16 * v);
+    }
     for (int64_t t = 0; t < n; t++, a += WIDTH, b += WIDTH) {
         v16 y[VECS];
         SIMD_UNROLL
@@ -69,10 +70,11 @@ SIMD_INLINE void tile(const float *a, const float *b, int64_t n, float *sums)
         }
     }
     SIMD_UNROLL
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
             v16_store(sums + r * WIDTH + 16 * v, acc[r][v]);
+    }
 }
 
 /* sums [WIDTH][WIDTH] of two panels of one block, CHUNK rows of both at a time so that all three stay in the first-level cache. */

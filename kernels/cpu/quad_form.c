@@ -1,7 +1,7 @@
 /* tr(E H E^T) in f64: per row n of E the sum of 2 e_i (H_ii e_i / 2 + sum over j > i of H_ij e_j), rows added in order.
  *
- * Lanes are rows of E. A task owns TASK_ROWS of them, transposed; tiles of COLS columns i by VECS vectors of rows run over j, and the panel of H that they
- * read (COLS columns, from the diagonal down) serves all rows of the task while it is in the cache. */
+ * Lanes are rows of E. A task owns TASK_ROWS of them, transposed; tiles of COLS columns i by VECS vectors of rows run over j, and the panel
+ * of H that they read (COLS columns, from the diagonal down) serves all rows of the task while it is in the cache. */
 #include "kernels/cpu/quant_ops.h"
 
 enum { TASK_ROWS = 48, COLS = 8 };
@@ -21,16 +21,17 @@ struct form {
     atomic_int failed;
 };
 
-/* sums[...] += sum over columns i = i0 + part .. + PART of 2 e_i * (sum over j >= i of H_ij e_j, the diagonal halved). e [K + COLS][TASK_ROWS], zero beyond
- * K; corner: load_corner's. */
+/* sums[...] += sum over columns i = i0 + part .. + PART of 2 e_i * (sum over j >= i of H_ij e_j, the diagonal halved). e [K +
+ * COLS][TASK_ROWS], zero beyond K; corner: load_corner's. */
 SIMD_INLINE void form_tile(const struct form *f, const double *e, const double *corner, int64_t i0, int part, double *sums)
 {
     d8 acc[PART][VECS];
     SIMD_UNROLL
-    for (int c = 0; c < PART; c++)
+    for (int c = 0; c < PART; c++) {
         SIMD_UNROLL
         for (int v = 0; v < VECS; v++)
             acc[c][v] = d8_zero();
+    }
     for (int64_t j = i0; j < f->K; j++) {
         const double *from = (j < i0 + COLS ? corner + (j - i0) * COLS : f->h + j * f->K + i0) + part;
         d8 y[VECS];

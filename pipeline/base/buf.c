@@ -1,6 +1,7 @@
 #include "pipeline/base/buf.h"
 
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ char *buf_reserve(struct buf *b, size_t more)
     if (need > b->cap) {
         size_t cap = b->cap < 64 ? 64 : b->cap;
         while (cap < need)
-            cap = cap > need / 2 ? need : cap * 2;
+            cap = cap > SIZE_MAX / 2 ? need : cap * 2;
         b->data = xreallocarray(b->data, cap, 1);
         b->cap = cap;
     }

@@ -67,24 +67,44 @@ static uint32_t word(const unsigned char *p, int64_t i)
     return w;
 }
 
-/* Index of the first NaN or infinity, or -1. */
+static bool is_float(enum dtype t)
+{
+    return t == DT_F32 || t == DT_F16 || t == DT_BF16;
+}
+
+/* Index of the first NaN or infinity, or -1. Eight bytes at a time: a field whose exponent is all ones carries into its sign bit when the exponent's lowest
+ * bit is added, and no other does. */
 static int64_t first_not_finite(const unsigned char *p, int64_t n, enum dtype dtype)
 {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t w;
-        uint16_t h;
-        if (dtype == DT_F32) {
-            memcpy(&w, p + 4 * i, sizeof w);
-            if ((w & 0x7f800000u) == 0x7f800000u)
-                return i;
+    uint64_t exponents = dtype == DT_F32 ? 0x7f8000007f800000u : dtype == DT_BF16 ? 0x7f807f807f807f80u : 0x7c007c007c007c00u;
+    uint64_t lowest = dtype == DT_F32 ? 0x0080000000800000u : dtype == DT_BF16 ? 0x0080008000800080u : 0x0400040004000400u;
+    uint64_t signs = dtype == DT_F32 ? 0x8000000080000000u : 0x8000800080008000u, first = dtype == DT_F32 ? 0x80000000u : 0x8000u;
+    int64_t width = dtype == DT_F32 ? 4 : 2, bytes = n * width;
+    for (int64_t at = 0; at < bytes; at += 8) {
+        uint64_t x = 0;
+        memcpy(&x, p + at, bytes - at < 8 ? (size_t)(bytes - at) : 8);
+        uint64_t hit = ((x & exponents) + lowest) & signs;
+        if (!hit)
             continue;
-        }
-        memcpy(&h, p + 2 * i, sizeof h);
-        uint16_t exponent = dtype == DT_BF16 ? 0x7f80u : 0x7c00u;
-        if ((h & exponent) == exponent)
-            return i;
+        int64_t i = at / width;
+        for (; !(hit & first); hit >>= 8 * width)
+            i++;
+        return i;
     }
     return -1;
+}
+
+int check_finite(const struct st_set *set, struct err *e)
+{
+    for (size_t i = 0; i < set->tensor_count; i++) {
+        const struct st_tensor *t = &set->tensors[i];
+        if (!is_float(t->dtype))
+            continue;
+        int64_t bad = first_not_finite(st_data(set, t), st_elems(t), t->dtype);
+        if (bad >= 0)
+            return err_set(e, ERR_NUMERIC, "%s: %s: element %" PRId64 " is not a finite number", set->files[t->file].name, t->name, bad);
+    }
+    return 0;
 }
 
 /* An unquantized tensor. */
@@ -92,8 +112,7 @@ static void check_dense(struct check *c, const struct st_tensor *t, int ndim, in
 {
     if (!shape_is(c, t, ndim, rows, cols, ""))
         return;
-    bool is_float = t->dtype == DT_F32 || t->dtype == DT_F16 || t->dtype == DT_BF16;
-    if (!is_float || (c->dtype >= 0 && (int)t->dtype != c->dtype && !(ndim == 1 && t->dtype == DT_F32))) {
+    if (!is_float(t->dtype) || (c->dtype >= 0 && (int)t->dtype != c->dtype && !(ndim == 1 && t->dtype == DT_F32))) {
         check_line(c->r, "%s: dtype %s, config.json says %s", t->name, dtype_name(t->dtype), c->dtype >= 0 ? dtype_name((enum dtype)c->dtype) : "a float type");
         return;
     }

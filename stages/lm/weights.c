@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/wfmt.h"
 #include "pipeline/base/json.h"
 #include "pipeline/base/mem.h"
 #include "stages/lm/dynamic.h"
@@ -260,7 +261,7 @@ int model_dequant(const struct model *m, int64_t layer, enum module_id mod, floa
     int rc = model_qmatrix(m, layer, mod, &q, e);
     if (rc)
         return rc;
-    weights_gptq_dequant(&q, out);
+    wfmt_dequant(&q, out);
     qmatrix_free(&q);
     return 0;
 }

@@ -6,15 +6,11 @@
 #include <string.h>
 
 #include "kernels/half.h"
+#include "kernels/wfmt.h"
 
 static int64_t groups_of(int64_t K, int group_size)
 {
     return group_size < 0 ? 1 : (K + group_size - 1) / group_size;
-}
-
-static int64_t words_of(int64_t n, int bits)
-{
-    return (n * bits + 31) / 32;
 }
 
 static int check_part(const struct model *m, const char *module, const char *part, enum dtype dtype, int ndim, int64_t d0, int64_t d1, struct err *e)
@@ -34,7 +30,7 @@ static int bits_of_rows(int64_t rows, int64_t K)
 {
     static const int all[] = {2, 3, 4, 8};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        if (words_of(K, all[i]) == rows)
+        if (wfmt_words(K, all[i]) == rows)
             return all[i];
     }
     return 0;
@@ -54,9 +50,9 @@ int weights_gptq_check(const struct model *m, const char *module, const struct m
     if (s && s->ndim == 2 && s->shape[1] == N && s->shape[0] != G)
         return err_set(e, ERR_SHAPE, "tensor '%s.scales' has %" PRId64 " groups; group_size %d of quantization_config and %" PRId64 " inputs make it %" PRId64,
                        module, s->shape[0], info->group_size, K, G);
-    int rc = check_part(m, module, "qweight", DT_I32, 2, words_of(K, bits), N, e);
+    int rc = check_part(m, module, "qweight", DT_I32, 2, wfmt_words(K, bits), N, e);
     if (!rc)
-        rc = check_part(m, module, "qzeros", DT_I32, 2, G, words_of(N, bits), e);
+        rc = check_part(m, module, "qzeros", DT_I32, 2, G, wfmt_words(N, bits), e);
     if (!rc && s && (s->dtype == DT_BF16 || s->dtype == DT_F32)) /* a later conversion of the model; taken when nothing is lost, see read_scales */
         rc = check_part(m, module, "scales", s->dtype, 2, G, N, e);
     else if (!rc)
@@ -66,39 +62,16 @@ int weights_gptq_check(const struct model *m, const char *module, const struct m
     return rc;
 }
 
-/* Field i of a little-endian bit stream of 32-bit words that lie `stride` apart. For 3 bits some fields span two words (gptq.md 4.2). */
-static uint32_t field(const uint32_t *words, int64_t stride, int64_t i, int bits)
-{
-    int64_t bit = i * bits, w = bit / 32;
-    int shift = (int)(bit % 32);
-    uint32_t v = words[w * stride] >> shift;
-    if (shift + bits > 32)
-        v |= words[(w + 1) * stride] << (32 - shift);
-    return v & ((1u << bits) - 1u);
-}
-
-static void read_codes(struct qmatrix *q, const uint32_t *words)
-{
-    enum { COLUMNS = 256 }; /* so that the lines written to stay in the first cache */
-    for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS) {
-        int64_t n1 = n0 + COLUMNS < q->N ? n0 + COLUMNS : q->N;
-        for (int64_t k = 0; k < q->K; k++) {
-            for (int64_t n = n0; n < n1; n++)
-                q->codes[n * q->K + k] = (uint8_t)field(words + n, q->N, k, q->bits);
-        }
-    }
-}
-
+/* A symmetric module's zero is in the middle, whatever its format makes it store; other values speak for a damaged or mislabelled file. */
 static int read_zeros(struct qmatrix *q, const uint32_t *words, bool v2, const char *module, struct err *e)
 {
-    int64_t row = words_of(q->N, q->bits);
-    uint32_t middle = 1u << (q->bits - 1);
-    for (int64_t i = 0; i < q->G * q->N; i++) {
-        uint32_t stored = field(words + i / q->N * row, 1, i % q->N, q->bits);
-        if (q->sym && stored != middle && stored != middle - 1)
-            return err_set(e, ERR_FORMAT, "tensor '%s.qzeros' holds %u for group %" PRId64 ", output %" PRId64 "; a symmetric %d-bit module stores %u", module,
-                           stored, i / q->N, i % q->N, q->bits, v2 ? middle : middle - 1);
-        q->zeros[i] = (uint8_t)(q->sym ? middle : v2 ? stored : stored + 1);
+    int middle = 1 << (q->bits - 1);
+    wfmt_unpack_qzeros(q, v2 || q->sym ? WFMT_V2 : WFMT_V1, words);
+    for (int64_t i = 0; q->sym && i < q->G * q->N; i++) {
+        if (q->zeros[i] != middle && q->zeros[i] != middle - 1)
+            return err_set(e, ERR_FORMAT, "tensor '%s.qzeros' holds %d for group %" PRId64 ", output %" PRId64 "; a symmetric %d-bit module stores %d", module,
+                           q->zeros[i], i / q->N, i % q->N, q->bits, v2 ? middle : middle - 1);
+        q->zeros[i] = (uint8_t)middle;
     }
     return 0;
 }
@@ -148,7 +121,7 @@ int weights_gptq_read(const struct model *m, const char *module, const struct mo
     if (rc)
         return rc;
     out->sym = info->sym;
-    read_codes(out, data[0]);
+    wfmt_unpack_qweight(out, data[0]);
     rc = read_zeros(out, data[1], m->config.quant.v2, module, e);
     if (!rc)
         rc = read_scales(out, data[2], scales_dtype, module, e);
@@ -157,14 +130,4 @@ int weights_gptq_read(const struct model *m, const char *module, const struct mo
     if (rc)
         qmatrix_free(out);
     return rc;
-}
-
-void weights_gptq_dequant(const struct qmatrix *q, float *out)
-{
-    for (int64_t n = 0; n < q->N; n++) {
-        for (int64_t k = 0; k < q->K; k++) {
-            int64_t g = q->g_idx[k] * q->N + n;
-            out[n * q->K + k] = f16_to_f32(q->scales[g]) * (float)((int)q->codes[n * q->K + k] - (int)q->zeros[g]);
-        }
-    }
 }

@@ -43,8 +43,8 @@ static bool dead(const struct job *j, int64_t k)
     return j->in->h[k * j->K + k] == 0;
 }
 
-/* Diagonal and its mean, with dead inputs out of the way: they are decoupled from the rest, so any positive number serves, and the mean of the live ones
- * leaves the damping what it would be without them. */
+/* Diagonal and its mean, with dead inputs out of the way: they are decoupled from the rest, so any positive number serves, and the mean of
+ * the live ones leaves the damping what it would be without them. */
 static int64_t read_diagonal(struct job *j)
 {
     int64_t live = 0;
@@ -116,7 +116,8 @@ static int upload_weights(struct job *j, const float *w, const float *from, bool
     return rc;
 }
 
-/* Uploads scale * H, permuted, with `damp` * mean on the diagonal. Without the repaired diagonal (repair false) it is H as it was measured. */
+/* Uploads scale * H, permuted, with `damp` * mean on the diagonal. Without the repaired diagonal (repair false) it is H as it was measured.
+ */
 static int upload_hessian(struct job *j, double scale, double damp, bool repair, struct err *e)
 {
     double *row = j->row;
@@ -132,7 +133,8 @@ static int upload_hessian(struct job *j, double scale, double damp, bool repair,
     return rc;
 }
 
-/* A power of four near 1 / mean: scaling H by it changes no bit of the codes, and keeps the f32 factor in range however small or large activations are. */
+/* A power of four near 1 / mean: scaling H by it changes no bit of the codes, and keeps the f32 factor in range however small or large
+ * activations are. */
 static double balance(const struct job *j)
 {
     int exponent = j->mean > 0x1p-1000 ? ilogb(j->mean) : 0;
@@ -158,7 +160,8 @@ static int factorize(struct job *j, struct err *e)
         damp = p->damp_percent + (i + 1) * p->damp_auto_increment;
         if (p->damp_auto_increment <= 0 || damp >= 1)
             return err_set(e, ERR_NUMERIC,
-                           "damping exhausted: the Hessian is not positive definite with damp_percent %g to %g (%d attempts, last bad pivot %lld of %lld); "
+                           "damping exhausted: the Hessian is not positive definite with damp_percent %g to %g (%d attempts, last bad "
+                           "pivot %lld of %lld); "
                            "more calibration data, a larger damp_percent, or fallback: rtn",
                            p->damp_percent, j->report->damp, i + 1, (long long)pivot, (long long)j->K);
         rc = 0;
@@ -220,7 +223,8 @@ static int prepare(struct job *j, struct err *e)
     j->report->method = p->method;
     if (p->method == QUANT_GPTQ) {
         if (!live)
-            rc = err_set(e, ERR_DATA, "no calibration data reached it (its Hessian is %s); more data, or fallback: rtn", j->in->h ? "zero" : "absent");
+            rc = err_set(e, ERR_DATA, "no calibration data reached it (its Hessian is %s); more data, or fallback: rtn",
+                         j->in->h ? "zero" : "absent");
         if (!rc) {
             choose_order(j);
             rc = factorize(j, e);
@@ -325,7 +329,8 @@ static int finish(struct job *j, float *w_hat, struct err *e)
     return rc;
 }
 
-int gptq_quantize(struct backend *b, const struct gptq_input *in, struct qmatrix *q, float *w_hat, struct gptq_report *report, struct err *e)
+int gptq_quantize(struct backend *b, const struct gptq_input *in, struct qmatrix *q, float *w_hat, struct gptq_report *report,
+                  struct err *e)
 {
     struct job j = {.b = b, .in = in, .report = report, .q = q, .N = in->N, .K = in->K};
     *report = (struct gptq_report){.output_error = NAN};

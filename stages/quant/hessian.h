@@ -6,8 +6,8 @@
  *     hessian_finish(&s, h, e);          h [K,K] f64 in host memory, both triangles
  *     hessian_release(&s);
  *
- * Batches may have any number of rows: rows are regrouped here into the absolute blocks of HESSIAN_BLOCK_ROWS that the backend sums by, so the result
- * depends on the rows and their order alone. x is device memory; one struct is used by one thread at a time. */
+ * Batches may have any number of rows: rows are regrouped here into the absolute blocks of HESSIAN_BLOCK_ROWS that the backend sums by, so
+ * the result depends on the rows and their order alone. x is device memory; one struct is used by one thread at a time. */
 #ifndef STAGES_QUANT_HESSIAN_H
 #define STAGES_QUANT_HESSIAN_H
 
@@ -18,11 +18,11 @@
 struct hessian {
     struct backend *backend; /* borrowed */
     int64_t K;
-    int64_t rows;       /* seen so far */
-    int64_t tail_rows;  /* of them, waiting in tail */
-    double *sum;        /* device [K,K], upper triangle; owned */
-    float *tail;        /* device [HESSIAN_BLOCK_ROWS,K]: the rows of an unfinished block; owned */
-    float *bounce;      /* host [K]: backends have no device-to-device copy; owned */
+    int64_t rows;      /* seen so far */
+    int64_t tail_rows; /* of them, waiting in tail */
+    double *sum;       /* device [K,K], upper triangle; owned */
+    float *tail;       /* device [HESSIAN_BLOCK_ROWS,K]: the rows of an unfinished block; owned */
+    float *bounce;     /* host [K]: backends have no device-to-device copy; owned */
 };
 
 int hessian_init(struct hessian *s, struct backend *b, int64_t K, struct err *e);

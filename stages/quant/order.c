@@ -43,7 +43,8 @@ void order_descending(const double *diag, int64_t K, int64_t *perm)
 void order_group_aware(const double *diag, int64_t K, int64_t group_size, int64_t *perm)
 {
     int64_t groups = K / group_size, at = 0; /* whole groups only */
-    struct item *by_group = xcalloc((size_t)groups + 1, sizeof *by_group), *scratch = xcalloc(groups ? (size_t)group_size : 1, sizeof *scratch);
+    struct item *by_group = xcalloc((size_t)groups + 1, sizeof *by_group),
+                *scratch = xcalloc(groups ? (size_t)group_size : 1, sizeof *scratch);
     for (int64_t g = 0; g < groups; g++) {
         by_group[g] = (struct item){diag[g * group_size], g};
         for (int64_t k = g * group_size; k < (g + 1) * group_size; k++)

@@ -35,8 +35,8 @@ struct resolver {
     pcre2_match_context *limits;
 };
 
-/* Whether re spells exactly one name: word characters, '-', and escaped punctuation between an optional ^ and $. Such a pattern is looked up instead of
- * matched: thousands of them against thousands of modules are real (ModelCloud/GPTQModel PR #2987). */
+/* Whether re spells exactly one name: word characters, '-', and escaped punctuation between an optional ^ and $. Such a pattern is looked
+ * up instead of matched: thousands of them against thousands of modules are real (ModelCloud/GPTQModel PR #2987). */
 static char *literal_of(const char *re)
 {
     char *out = xmalloc(strlen(re) + 1), *o = out;
@@ -63,7 +63,8 @@ static int compile(struct pattern *p, struct err *e)
     p->re = p->text + (p->negative || !strncmp(p->text, "+:", 2) ? 2 : 0);
     if (!*p->re)
         return err_set(e, ERR_MANIFEST, "pattern '%s' is empty", p->text);
-    p->code = pcre2_compile((PCRE2_SPTR)p->re, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_DOLLAR_ENDONLY, &code, &at, NULL);
+    p->code = pcre2_compile((PCRE2_SPTR)p->re, PCRE2_ZERO_TERMINATED,
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_DOLLAR_ENDONLY, &code, &at, NULL);
     if (!p->code) {
         PCRE2_UCHAR why[256];
         pcre2_get_error_message(code, why, sizeof why);
@@ -173,7 +174,9 @@ static int check_same(struct resolver *r, const char *name, size_t first, size_t
     if (rc || quant_params_equal(&a, &b))
         return rc;
     r->t->failed_pattern = (int)second;
-    return err_set(e, ERR_MANIFEST, "module '%s' gets different settings from '%s' and '%s': narrow one of them, or write dynamic as a list, where the first match wins",
+    return err_set(e, ERR_MANIFEST,
+                   "module '%s' gets different settings from '%s' and '%s': narrow one of them, or write dynamic as a list, where the "
+                   "first match wins",
                    name, r->patterns[first].text, r->patterns[second].text);
 }
 
@@ -230,8 +233,10 @@ static int unmatched(struct resolver *r, const struct pattern *p, struct err *e)
         inside += hit;
     }
     if (!prefix && inside)
-        return err_set(e, ERR_MANIFEST, "pattern '%s' matches no whole module name (as a prefix it would have hit 0, but it occurs inside %zu; names are like '%s')", p->text, inside,
-                       r->modules[0].name);
+        return err_set(
+            e, ERR_MANIFEST,
+            "pattern '%s' matches no whole module name (as a prefix it would have hit 0, but it occurs inside %zu; names are like '%s')",
+            p->text, inside, r->modules[0].name);
     return err_set(e, ERR_MANIFEST, "pattern '%s' matches no whole module name (as a prefix it would have hit %zu)", p->text, prefix);
 }
 
@@ -262,8 +267,8 @@ static int resolver_init(struct resolver *r, struct err *e)
     return 0;
 }
 
-int overrides_resolve(struct override_table *t, const struct quant_params *base, const json_t *dynamic, const struct override_module *modules,
-                      size_t count, struct err *e)
+int overrides_resolve(struct override_table *t, const struct quant_params *base, const json_t *dynamic,
+                      const struct override_module *modules, size_t count, struct err *e)
 {
     struct resolver r = {.t = t, .base = base, .modules = modules, .count = count, .list = json_is_array(dynamic), .names = MAP_INIT};
     *t = (struct override_table){.count = count, .failed_pattern = -1};
@@ -272,8 +277,9 @@ int overrides_resolve(struct override_table *t, const struct quant_params *base,
     if (rc)
         goto out;
     if (dynamic && !json_is_null(dynamic)) {
-        rc = json_is_object(dynamic) || r.list ? collect(&r, dynamic, e)
-                                               : err_set(e, ERR_MANIFEST, "dynamic must be a map of patterns or a list of entries with \"match\"");
+        rc = json_is_object(dynamic) || r.list
+                 ? collect(&r, dynamic, e)
+                 : err_set(e, ERR_MANIFEST, "dynamic must be a map of patterns or a list of entries with \"match\"");
         if (rc)
             goto out;
     }

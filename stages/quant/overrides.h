@@ -1,12 +1,11 @@
 /* `dynamic`: overrides by module name, resolved once into a table with one row a module.
  *
- * A pattern is a PCRE2 regular expression (UTF, UCP) that must match a module's whole name. In front: `-:` leaves the module as it is, `+:` or
- * nothing changes settings. Two forms:
- *   map   {"-:^lm_head$": {}, "+:^model\\.layers\\.0\\..*$": {"bits": 8}}     order never matters: `-:` wins; two positive patterns that give
- *         one module different settings are an error
- *   list  [{"match": "+:...", "bits": 8}, ...]                                 the first match wins, `-:` or not (as GPTQModel reads its dict)
- * A positive match quantizes a module that is not quantized by default (lm_head). A pattern without a whole match is an error that says how many
- * names begin with what it describes: GPTQModel anchors at the start only, so `model\.layers\.1` there also hits layer 10 (reference/gptq.md 2.1).
+ * A pattern is a PCRE2 regular expression (UTF, UCP) that must match a module's whole name. In front: `-:` leaves the module as it is, `+:`
+ * or nothing changes settings. Two forms: map   {"-:^lm_head$": {}, "+:^model\\.layers\\.0\\..*$": {"bits": 8}}     order never matters:
+ * `-:` wins; two positive patterns that give one module different settings are an error list  [{"match": "+:...", "bits": 8}, ...] the
+ * first match wins, `-:` or not (as GPTQModel reads its dict) A positive match quantizes a module that is not quantized by default
+ * (lm_head). A pattern without a whole match is an error that says how many names begin with what it describes: GPTQModel anchors at the
+ * start only, so `model\.layers\.1` there also hits layer 10 (reference/gptq.md 2.1).
  */
 #ifndef STAGES_QUANT_OVERRIDES_H
 #define STAGES_QUANT_OVERRIDES_H
@@ -21,8 +20,8 @@
 
 /* A linear module of the model. */
 struct override_module {
-    const char *name;  /* "model.layers.0.mlp.down_proj"; borrowed while the table lives */
-    bool by_default;   /* quantized unless a pattern says otherwise */
+    const char *name; /* "model.layers.0.mlp.down_proj"; borrowed while the table lives */
+    bool by_default;  /* quantized unless a pattern says otherwise */
 };
 
 struct override_row {
@@ -40,10 +39,10 @@ struct override_table {
     int failed_pattern; /* after an error: the pattern at fault, or -1; for the place in the manifest */
 };
 
-/* base: the stage's settings, already resolved by quant_params_resolve. dynamic: NULL or JSON null for none, object = map form, array = list form.
- * Errors are -ERR_MANIFEST and name pattern and module. Release the table in any case. */
-int overrides_resolve(struct override_table *t, const struct quant_params *base, const json_t *dynamic, const struct override_module *modules,
-                      size_t count, struct err *e);
+/* base: the stage's settings, already resolved by quant_params_resolve. dynamic: NULL or JSON null for none, object = map form, array =
+ * list form. Errors are -ERR_MANIFEST and name pattern and module. Release the table in any case. */
+int overrides_resolve(struct override_table *t, const struct quant_params *base, const json_t *dynamic,
+                      const struct override_module *modules, size_t count, struct err *e);
 void overrides_release(struct override_table *t); /* takes a zeroed table too */
 
 /* The row of a module, or NULL. */

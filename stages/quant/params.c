@@ -61,10 +61,12 @@ int quant_params_resolve(struct quant_params *p, const char *where, struct err *
                        p->damp_auto_increment);
     if (p->act_group_aware && (p->desc_act || p->group_size == -1)) {
         if (p->act_group_aware_set && p->desc_act)
-            return err_set(e, ERR_MANIFEST, "%s: desc_act and act_group_aware are both true: they are two orders of the same columns; set one to false",
+            return err_set(e, ERR_MANIFEST,
+                           "%s: desc_act and act_group_aware are both true: they are two orders of the same columns; set one to false",
                            where);
         if (p->act_group_aware_set)
-            return err_set(e, ERR_MANIFEST, "%s: act_group_aware orders groups, but group_size -1 is one group; set act_group_aware to false", where);
+            return err_set(e, ERR_MANIFEST,
+                           "%s: act_group_aware orders groups, but group_size -1 is one group; set act_group_aware to false", where);
         p->act_group_aware = false;
     }
     return 0;
@@ -72,9 +74,10 @@ int quant_params_resolve(struct quant_params *p, const char *where, struct err *
 
 bool quant_params_equal(const struct quant_params *a, const struct quant_params *b)
 {
-    return a->method == b->method && a->bits == b->bits && a->group_size == b->group_size && a->sym == b->sym && a->desc_act == b->desc_act &&
-           a->act_group_aware == b->act_group_aware && a->static_groups == b->static_groups && a->mse == b->mse &&
-           a->damp_percent == b->damp_percent && a->damp_auto_increment == b->damp_auto_increment && a->fallback == b->fallback;
+    return a->method == b->method && a->bits == b->bits && a->group_size == b->group_size && a->sym == b->sym &&
+           a->desc_act == b->desc_act && a->act_group_aware == b->act_group_aware && a->static_groups == b->static_groups &&
+           a->mse == b->mse && a->damp_percent == b->damp_percent && a->damp_auto_increment == b->damp_auto_increment &&
+           a->fallback == b->fallback;
 }
 
 /* Levenshtein distance of short names. */
@@ -172,10 +175,10 @@ int quant_params_set(struct quant_params *p, const char *key, const json_t *valu
 
 json_t *quant_params_json(const struct quant_params *p)
 {
-    json_t *o = json_pack("{s:s, s:i, s:i, s:b, s:b, s:b, s:b, s:f, s:f, s:f, s:s}", "method", quant_method_name(p->method), "bits", p->bits,
-                          "group_size", p->group_size, "sym", p->sym, "desc_act", p->desc_act, "act_group_aware", p->act_group_aware, "static_groups",
-                          p->static_groups, "mse", p->mse, "damp_percent", p->damp_percent, "damp_auto_increment", p->damp_auto_increment, "fallback",
-                          p->fallback == FALLBACK_RTN ? "rtn" : "none");
+    json_t *o = json_pack("{s:s, s:i, s:i, s:b, s:b, s:b, s:b, s:f, s:f, s:f, s:s}", "method", quant_method_name(p->method), "bits",
+                          p->bits, "group_size", p->group_size, "sym", p->sym, "desc_act", p->desc_act, "act_group_aware",
+                          p->act_group_aware, "static_groups", p->static_groups, "mse", p->mse, "damp_percent", p->damp_percent,
+                          "damp_auto_increment", p->damp_auto_increment, "fallback", p->fallback == FALLBACK_RTN ? "rtn" : "none");
     if (!o)
         BUG("settings cannot be written as JSON");
     return o;

@@ -38,8 +38,8 @@ int quant_params_resolve(struct quant_params *p, const char *where, struct err *
 /* Whether both mean the same (act_group_aware_set does not count). */
 bool quant_params_equal(const struct quant_params *a, const struct quant_params *b);
 
-/* Reads one setting of a module by its manifest name into p. `where` starts messages: "pattern '...'". Names that are no module settings are
- * errors with the nearest one. -ERR_MANIFEST. */
+/* Reads one setting of a module by its manifest name into p. `where` starts messages: "pattern '...'". Names that are no module settings
+ * are errors with the nearest one. -ERR_MANIFEST. */
 int quant_params_set(struct quant_params *p, const char *key, const json_t *value, const char *where, struct err *e);
 /* Every field but act_group_aware_set, for keys and reports. The caller json_decref()s. */
 json_t *quant_params_json(const struct quant_params *p);

@@ -1,5 +1,5 @@
-/* One file is open at a time, as a stream of bytes (plain, or through one libarchive filter). JSON lines are read line by line; a JSON list is
- * held as text and parsed item by item, so that memory is the text and one item. */
+/* One file is open at a time, as a stream of bytes (plain, or through one libarchive filter). JSON lines are read line by line; a JSON list
+ * is held as text and parsed item by item, so that memory is the text and one item. */
 #include "stages/text/dataset.h"
 
 #include <archive.h>
@@ -26,10 +26,10 @@ struct dataset {
     size_t next_file;
     const struct fileset_file *file; /* the open one, NULL between files */
     enum kind kind;
-    FILE *plain;             /* one of plain and archive is set while a file is open */
+    FILE *plain; /* one of plain and archive is set while a file is open */
     struct archive *archive;
-    bool ended;              /* the stream has no more bytes */
-    struct buf text;         /* bytes read and not yet used start at `at` */
+    bool ended;      /* the stream has no more bytes */
+    struct buf text; /* bytes read and not yet used start at `at` */
     size_t at;
     long line, item;
     size_t counted, line_start; /* JSON list: newlines before `counted` are in `line` */
@@ -50,7 +50,11 @@ static enum packing packing_of(const char *name, size_t *len)
     static const struct {
         const char *suffix;
         enum packing packing;
-    } all[] = {{".gz", PACKED_GZIP}, {".zst", PACKED_ZSTD}, {".xz", PACKED_XZ}};
+    } all[] = {
+        {".gz",  PACKED_GZIP},
+        {".zst", PACKED_ZSTD},
+        {".xz",  PACKED_XZ  }
+    };
     *len = strlen(name);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (ends_with(name, *len, all[i].suffix)) {
@@ -77,7 +81,8 @@ int dataset_open(const struct fileset *files, const char *field, struct dataset 
     for (size_t i = 0; i < files->count; i++)
         if (kind_of(files->files[i].name) == KIND_PARQUET)
             return err_set(e, ERR_UNSUPPORTED,
-                           "%s: Parquet is not read; give JSON lines, {\"%s\": …} in each (in Python: datasets.load_dataset(…).to_json(\"data.jsonl\"))",
+                           "%s: Parquet is not read; give JSON lines, {\"%s\": …} in each (in Python: "
+                           "datasets.load_dataset(…).to_json(\"data.jsonl\"))",
                            files->files[i].name, field ? field : "text");
     struct dataset *d = xcalloc(1, sizeof *d);
     d->files = files;
@@ -255,7 +260,8 @@ static int take_value(struct dataset *d, struct dataset_doc *doc, long line, str
         v = json_object_get(v, d->field);
         if (!v) {
             const char *first = json_object_iter_key(json_object_iter(d->value));
-            return err_at(e, ERR_FORMAT, d->file->name, line, 1, "no field \"%s\" (the first one is \"%.60s\")", d->field, first ? first : "");
+            return err_at(e, ERR_FORMAT, d->file->name, line, 1, "no field \"%s\" (the first one is \"%.60s\")", d->field,
+                          first ? first : "");
         }
         if (json_is_array(v) && strcmp(d->field, "input_ids") != 0)
             return err_at(e, ERR_FORMAT, d->file->name, line, 1, "field \"%s\" is a list; only \"input_ids\" may be one", d->field);
@@ -263,7 +269,8 @@ static int take_value(struct dataset *d, struct dataset_doc *doc, long line, str
     if (json_is_array(v))
         return take_ids(d, v, doc, line, e);
     if (!json_is_string(v))
-        return err_at(e, ERR_FORMAT, d->file->name, line, 1, "a document must be a string, a list of ids or an object with \"%s\"", d->field);
+        return err_at(e, ERR_FORMAT, d->file->name, line, 1, "a document must be a string, a list of ids or an object with \"%s\"",
+                      d->field);
     doc->text = json_string_value(v);
     doc->text_bytes = json_string_length(v);
     return 0;
@@ -367,7 +374,8 @@ static int next_list_item(struct dataset *d, struct dataset_doc *doc, struct err
         return d->at == d->text.len ? 0 : list_error(d, "text behind the list", e);
     }
     json_error_t je;
-    int rc = parse(d, d->text.data + d->at, d->text.len - d->at, JSON_DISABLE_EOF_CHECK, d->line + 1, (long)(d->at - d->line_start), &je, e);
+    int rc =
+        parse(d, d->text.data + d->at, d->text.len - d->at, JSON_DISABLE_EOF_CHECK, d->line + 1, (long)(d->at - d->line_start), &je, e);
     if (rc)
         return err_wrap(e, "item %ld", d->item + 1);
     doc->line = ++d->item;

@@ -1,5 +1,5 @@
-/* Encoding from end to end. Added tokens are cut out first: those matched as written out of the text, then, segment by segment, those matched
- * in normalized text; what remains goes through the pre-tokenizer to the model. */
+/* Encoding from end to end. Added tokens are cut out first: those matched as written out of the text, then, segment by segment, those
+ * matched in normalized text; what remains goes through the pre-tokenizer to the model. */
 #include "stages/text/tok.h"
 
 #include <stdlib.h>

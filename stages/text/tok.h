@@ -34,7 +34,7 @@ int tok_load_file(const char *path, struct tok **out, struct err *e);
 void tok_free(struct tok *t); /* NULL is fine */
 
 /* Appends the ids of text. add_special: what the post-processor adds (BOS, EOS); special tokens written inside the text are always recognized,
- * as Hugging Face does. text may hold NULs and invalid UTF-8 (each bad byte becomes U+FFFD, as when Python reads with errors="replace"). */
+ * as Hugging Face does. text may hold NULs and invalid UTF-8 (each maximal ill-formed part becomes one U+FFFD, as when Python reads with errors="replace"). */
 int tok_encode(const struct tok *t, const char *text, size_t bytes, bool add_special, struct tok_ids *out, struct err *e);
 /* Appends the text. skip_special leaves special tokens out. An id outside the vocabulary is -ERR_FORMAT naming it. */
 int tok_decode(const struct tok *t, const int32_t *ids, size_t count, bool skip_special, struct buf *out, struct err *e);

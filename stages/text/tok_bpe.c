@@ -220,7 +220,8 @@ static struct word_slot *cached(struct work *w, const char *text, size_t len, ui
     return &c->slots[*hash & (WORD_SLOTS - 1)];
 }
 
-static void cache_put(struct word_cache *c, struct word_slot *slot, uint64_t hash, const char *text, size_t len, const int32_t *ids, size_t n)
+static void cache_put(struct word_cache *c, struct word_slot *slot, uint64_t hash, const char *text, size_t len, const int32_t *ids,
+                      size_t n)
 {
     if (c->text.len + len > POOL_BYTES || c->ids.count + n > POOL_BYTES / sizeof *ids) {
         memset(c->slots, 0, WORD_SLOTS * sizeof *c->slots);

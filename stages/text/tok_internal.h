@@ -1,7 +1,7 @@
 /* What the files of the tokenizer share. Only tok*.c and its unit tests include this.
  *
- * Loading turns the components of tokenizer.json into three lists of small steps (ByteLevel with its regex, for one, becomes "prefix a space,
- * split, map bytes"), so that encoding and decoding know some ten steps and nothing of the file. Text inside is always valid UTF-8.
+ * Loading turns the components of tokenizer.json into three lists of small steps (ByteLevel with its regex, for one, becomes "prefix a
+ * space, split, map bytes"), so that encoding and decoding know some ten steps and nothing of the file. Text inside is always valid UTF-8.
  */
 #ifndef STAGES_TEXT_TOK_INTERNAL_H
 #define STAGES_TEXT_TOK_INTERNAL_H
@@ -112,7 +112,7 @@ struct tok {
     const char *name;
     struct vocab vocab; /* the model's own pieces */
     struct merge *merges;
-    size_t merge_slots; /* power of two */
+    size_t merge_slots;          /* power of two */
     int32_t char_id[CHAR_TABLE]; /* id of a one-character piece, -1 when absent */
     int32_t byte_id[256];        /* of <0xNN>; all -1 without byte_fallback */
     const char *unk;             /* NULL: unknown characters are dropped */
@@ -122,7 +122,7 @@ struct tok {
     bool has_decoder;
     struct added *added;
     size_t added_count, added_cap;
-    struct trie raw, normal; /* added tokens found in the text as written, and in normalized text */
+    struct trie raw, normal;      /* added tokens found in the text as written, and in normalized text */
     struct tok_ids front, behind; /* what the post-processor adds */
     const char **pieces;          /* by id; NULL in holes */
     struct shown *shown;          /* by id */
@@ -187,8 +187,8 @@ struct pat_iter {
     size_t at, last_end;
     bool had;
 };
-/* Next match in text: 1 and *from, *to; 0 at the end; negative on error. it: zeroed before the first call. Empty matches come as Oniguruma's
- * Rust binding gives them: not right behind another match. */
+/* Next match in text: 1 and *from, *to; 0 at the end; negative on error. it: zeroed before the first call. Empty matches come as
+ * Oniguruma's Rust binding gives them: not right behind another match. */
 int pat_next(const struct pat *p, struct work *w, const char *text, size_t len, struct pat_iter *it, size_t *from, size_t *to);
 /* Appends text with every match replaced. */
 int pat_replace(const struct step *s, struct work *w, const char *text, size_t len, struct buf *out);

@@ -64,8 +64,8 @@ static int load_merge(struct tok *t, const json_t *m, size_t rank, struct buf *j
             id = vocab_find(&t->vocab, joined->data, joined->len);
     if (left < 0 || right < 0 || id < 0) {
         const struct text *miss = left < 0 ? &side[0] : right < 0 ? &side[1] : &(struct text){joined->data, joined->len};
-        return err_set(e, ERR_FORMAT, "%s: merge %zu: \"%.*s\" is not in the vocabulary", where, rank, miss->len < 100 ? (int)miss->len : 100,
-                       miss->s);
+        return err_set(e, ERR_FORMAT, "%s: merge %zu: \"%.*s\" is not in the vocabulary", where, rank,
+                       miss->len < 100 ? (int)miss->len : 100, miss->s);
     }
     merges_put(t, left, right, (uint32_t)rank, id);
     return 0;
@@ -103,8 +103,8 @@ static int refuse_options(const json_t *model, const char *where, struct err *e)
     if (dropout != 0)
         return err_set(e, ERR_UNSUPPORTED, "%s: dropout %g is not supported: ids would be random", where, dropout);
     if (*prefix || *suffix)
-        return err_set(e, ERR_UNSUPPORTED, "%s: %s \"%.50s\" is not supported", where, *prefix ? "continuing_subword_prefix" : "end_of_word_suffix",
-                       *prefix ? prefix : suffix);
+        return err_set(e, ERR_UNSUPPORTED, "%s: %s \"%.50s\" is not supported", where,
+                       *prefix ? "continuing_subword_prefix" : "end_of_word_suffix", *prefix ? prefix : suffix);
     return 0;
 }
 
@@ -258,7 +258,8 @@ static int check_template(const struct tok *t, const struct tok_ids *v, struct e
 {
     for (size_t i = 0; i < v->count; i++)
         if (!tok_piece(t, v->ids[i]))
-            return err_set(e, ERR_FORMAT, "%s: post_processor: id %d is not in the vocabulary of %d", t->name, (int)v->ids[i], (int)t->size);
+            return err_set(e, ERR_FORMAT, "%s: post_processor: id %d is not in the vocabulary of %d", t->name, (int)v->ids[i],
+                           (int)t->size);
     return 0;
 }
 

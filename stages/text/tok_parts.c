@@ -95,9 +95,11 @@ static int take_pattern(struct loader *l, const json_t *o, struct step *s)
 
 static int take_behavior(struct loader *l, const json_t *o, struct step *s)
 {
-    static const char *const names[] = {
-        [SPLIT_REMOVED] = "Removed",         [SPLIT_ISOLATED] = "Isolated",     [SPLIT_MERGED_PREVIOUS] = "MergedWithPrevious",
-        [SPLIT_MERGED_NEXT] = "MergedWithNext", [SPLIT_CONTIGUOUS] = "Contiguous"};
+    static const char *const names[] = {[SPLIT_REMOVED] = "Removed",
+                                        [SPLIT_ISOLATED] = "Isolated",
+                                        [SPLIT_MERGED_PREVIOUS] = "MergedWithPrevious",
+                                        [SPLIT_MERGED_NEXT] = "MergedWithNext",
+                                        [SPLIT_CONTIGUOUS] = "Contiguous"};
     const char *name = names[s->behavior];
     int rc = json_opt_str(o, l->where, "behavior", &name, l->e);
     for (size_t i = 0; !rc && i < sizeof names / sizeof *names; i++)
@@ -328,7 +330,8 @@ static int template_sides(struct loader *l, const json_t *o, struct tok_ids *fro
     if (!json_is_array(single))
         return err_set(l->e, ERR_FORMAT, "%s: TemplateProcessing needs a list \"single\"", l->where);
     for (size_t i = 0; i < json_array_size(single); i++) {
-        const json_t *item = json_array_get(single, i), *token = json_object_get(item, "SpecialToken"), *text = json_object_get(item, "Sequence");
+        const json_t *item = json_array_get(single, i), *token = json_object_get(item, "SpecialToken"),
+                     *text = json_object_get(item, "Sequence");
         const char *id = json_string_value(json_object_get(token ? token : text, "id"));
         if (!id)
             return err_set(l->e, ERR_FORMAT, "%s: item %zu of \"single\" must be a SpecialToken or a Sequence with an id", l->where, i);
@@ -361,22 +364,43 @@ static int load_template(struct loader *l, const json_t *o)
 }
 
 static const struct part normalizers[] = {
-    {"Sequence", load_sequence}, {"Prepend", load_prepend},     {"Replace", load_replace},    {"NFC", load_form}, {"NFD", load_form},
-    {"NFKC", load_form},         {"NFKD", load_form},           {"Lowercase", load_lowercase}, {"Strip", load_strip_space},
-    {NULL, NULL},
+    {"Sequence",  load_sequence   },
+    {"Prepend",   load_prepend    },
+    {"Replace",   load_replace    },
+    {"NFC",       load_form       },
+    {"NFD",       load_form       },
+    {"NFKC",      load_form       },
+    {"NFKD",      load_form       },
+    {"Lowercase", load_lowercase  },
+    {"Strip",     load_strip_space},
+    {NULL,        NULL            },
 };
 static const struct part pre_tokenizers[] = {
-    {"Sequence", load_sequence},       {"Split", load_split},           {"Digits", load_digits},
-    {"ByteLevel", load_byte_level},    {"Metaspace", load_metaspace},   {"Punctuation", load_punctuation},
-    {"Whitespace", load_whitespace},   {"WhitespaceSplit", load_whitespace_split},
-    {NULL, NULL},
+    {"Sequence",        load_sequence        },
+    {"Split",           load_split           },
+    {"Digits",          load_digits          },
+    {"ByteLevel",       load_byte_level      },
+    {"Metaspace",       load_metaspace       },
+    {"Punctuation",     load_punctuation     },
+    {"Whitespace",      load_whitespace      },
+    {"WhitespaceSplit", load_whitespace_split},
+    {NULL,              NULL                 },
 };
 static const struct part post_processors[] = {
-    {"Sequence", load_sequence}, {"ByteLevel", load_nothing}, {"TemplateProcessing", load_template}, {NULL, NULL},
+    {"Sequence",           load_sequence},
+    {"ByteLevel",          load_nothing },
+    {"TemplateProcessing", load_template},
+    {NULL,                 NULL         },
 };
 static const struct part decoders[] = {
-    {"Sequence", load_sequence}, {"ByteLevel", load_unbytes}, {"ByteFallback", load_byte_fallback}, {"Fuse", load_fuse},
-    {"Strip", load_strip_char},  {"Replace", load_replace},   {"Metaspace", load_unmetaspace},      {NULL, NULL},
+    {"Sequence",     load_sequence     },
+    {"ByteLevel",    load_unbytes      },
+    {"ByteFallback", load_byte_fallback},
+    {"Fuse",         load_fuse         },
+    {"Strip",        load_strip_char   },
+    {"Replace",      load_replace      },
+    {"Metaspace",    load_unmetaspace  },
+    {NULL,           NULL              },
 };
 
 int parts_load(struct tok *t, const json_t *root, struct err *e)
@@ -386,10 +410,10 @@ int parts_load(struct tok *t, const json_t *root, struct err *e)
         const struct part *parts;
         struct steps *to;
     } all[] = {
-        {"normalizer", "normalizers", normalizers, &t->norm},
-        {"pre_tokenizer", "pretokenizers", pre_tokenizers, &t->pre},
-        {"post_processor", "processors", post_processors, NULL},
-        {"decoder", "decoders", decoders, &t->dec},
+        {"normalizer",     "normalizers",   normalizers,     &t->norm},
+        {"pre_tokenizer",  "pretokenizers", pre_tokenizers,  &t->pre },
+        {"post_processor", "processors",    post_processors, NULL    },
+        {"decoder",        "decoders",      decoders,        &t->dec },
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         const json_t *o = json_object_get(root, all[i].key);

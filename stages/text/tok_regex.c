@@ -1,6 +1,6 @@
 /* Regular expressions of tokenizer.json are Oniguruma's (Ruby syntax over Unicode); PCRE2 runs ours. This file writes the one in the other
- * where they differ, and refuses what has no sure counterpart, so that PCRE2 never gives a pattern another meaning. Differences that matter:
- *   \s     PCRE2 counts U+180E          \w \b  PCRE2 leaves marks out       \h  hex digit, not blank      \v  U+000B only
+ * where they differ, and refuses what has no sure counterpart, so that PCRE2 never gives a pattern another meaning. Differences that
+ * matter: \s     PCRE2 counts U+180E          \w \b  PCRE2 leaves marks out       \h  hex digit, not blank      \v  U+000B only
  *   (?m:)  is "dot matches newline"     X{n,m}+ is a greedy repeat, not possessive    X{n}? is "X{n} or nothing"    X{,m} starts at 0
  *   \p{}   PCRE2's tables are older than Oniguruma's: uc_new.def is added to what names a general category
  *   [a[bc]] is a union                  [a&&b] is an intersection
@@ -26,8 +26,8 @@ struct rx {
     const char *s;
     size_t len, at;
     struct buf *out;
-    size_t atom;             /* where in out the thing that a quantifier would repeat starts */
-    size_t open[DEPTH_MAX];  /* the same for groups still open */
+    size_t atom;            /* where in out the thing that a quantifier would repeat starts */
+    size_t open[DEPTH_MAX]; /* the same for groups still open */
     size_t depth;
     const char *where;
     struct err *e;
@@ -153,7 +153,12 @@ static int escape_in_class(struct rx *r, struct buf *items)
     static const struct {
         char letter;
         const char *items;
-    } sets[] = {{'s', SPACE}, {'S', NO_SPACE}, {'h', "0-9A-Fa-f"}, {'b', "\\x{8}"}};
+    } sets[] = {
+        {'s', SPACE      },
+        {'S', NO_SPACE   },
+        {'h', "0-9A-Fa-f"},
+        {'b', "\\x{8}"   }
+    };
     int c = peek(r, 0);
     if (c == 'w' || c == 'd') {
         if (c == 'w')

@@ -14,8 +14,8 @@ int pat_regex(struct pat *p, const char *regex, size_t len, const char *where, s
         int number;
         size_t at;
         /* In Ruby's syntax ^ and $ are at lines whatever the options. */
-        p->code = pcre2_compile((PCRE2_SPTR)buf_str(&ours), ours.len, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &number,
-                                &at, NULL);
+        p->code = pcre2_compile((PCRE2_SPTR)buf_str(&ours), ours.len, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                                &number, &at, NULL);
         if (p->code) {
             /* Without JIT (some kernels forbid it) the interpreter gives the same matches. */
             pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE);

@@ -10,7 +10,7 @@ actions() { python3 -c '
 import json, sys
 want = sys.argv[1:]
 rows = {r["node"]: r for r in map(json.loads, sys.stdin)}
-print(" ".join(f"{n}={rows[n][\"action\"]}" if n in rows else f"{n}=absent" for n in want))' "$@" <out; }
+print(" ".join(n + "=" + (rows[n]["action"] if n in rows else "absent") for n in want))' "$@" <out; }
 
 run plan $m
 is "$rc" 2 "plan of a fresh checkout says there is work"
@@ -18,7 +18,6 @@ run apply $m
 is "$rc" 0 "quickstart applies"
 ok "$(test -f dist/quickstart/model.safetensors; echo $?)" "the checkpoint folder is there"
 ok "$(test -f gptqpipe.lock; echo $?)" "the lock file is beside the manifest"
-run show hello --json -C . $m 2>/dev/null
 run plan $m
 is "$rc" 0 "then plan has nothing to do"
 
@@ -49,15 +48,10 @@ ok "$(test -f dist/quickstart/config.json; echo $?)" "restores it"
 # a comment and another order of keys change no key
 python3 - <<'P'
 text = open("quickstart.yaml").read()
-lines = text.splitlines()
 open("same.yaml", "w").write("# a comment\n" + text.replace("bits: 4", "bits:   4   # four"))
 P
 run plan --json same.yaml
 is "$(grep -vc '"hit"' out)" 0 "a comment and spaces change no key"
-
-sed 's/layers\\.[0-9]*\\.mlp\\.down_proj/layers\\.2\\.mlp\\.down_proj/' $m >moved.yaml
-cmp -s $m moved.yaml
-is "$?" 1 "an override moved to another layer"
 
 cat >two.yaml <<'Y'
 version: 1
@@ -91,8 +85,6 @@ is "$(actions calib w/layer.0 w/layer.1 w/layer.2 w/layer.3 w/layer.4)" "calib=h
     "layer 3's override changed: exactly that layer runs"
 run apply --json three.yaml --set bits0=4
 like "$(tail -n 1 out)" '"ran":2' "apply replays layers 0 to 2 and runs 3 and 4"
-cold=$("$GPTQPIPE" show w --json three.yaml 2>/dev/null | sha256sum)
-GPTQPIPE_CACHE=$work/cache2 "$GPTQPIPE" apply -q three.yaml --set bits0=4 >/dev/null 2>&1
 run explain w/layer.3 three.yaml
 is "$rc" 0 "explain answers"
 

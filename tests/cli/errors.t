@@ -108,7 +108,7 @@ stages:
 Y
 refused 65 '^m\.yaml:5:[0-9]+: error: ' 'a stage that refers to itself'
 
-if [ "$(id -u)" -eq 0 ] && mkdir small && mount -t tmpfs -o size=3m tmpfs small 2>/dev/null; then
+if [ "$(id -u)" -eq 0 ] && mkdir small && mount -t tmpfs -o size=1m tmpfs small 2>/dev/null; then
     model=quickstart/model
     manifest >m.yaml
     GPTQPIPE_CACHE=$work/small/cache

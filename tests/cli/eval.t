@@ -21,8 +21,9 @@ is $rc 0 'quickstart'
 near perplexity "$(golden $G ppl_stories.ppl)" 1e-4 'quickstart: perplexity'
 near tokens "$(golden $G ppl_stories.tokens)" 0 'quickstart: tokens'
 is "$(python3 -c 'import json, sys; print(sorted(json.load(open(sys.argv[1]))))' "$work/out")" "['perplexity', 'tokens']" 'quickstart: fields'
+run eval $M --data $D --window 256 --max-tokens 700 --json -q
 cp "$work/out" "$work/plain"
-run eval $M --data $D --window 256 --json -q --isa scalar --threads 1
+run eval $M --data $D --window 256 --max-tokens 700 --json -q --isa scalar --threads 1
 ok "$(cmp -s "$work/out" "$work/plain"; echo $?)" 'scalar, one thread: same bytes'
 
 cp -r tests/vectors/quickstart-w4g128 "$work/q"
@@ -48,18 +49,16 @@ shared() {
 }
 if [ -n "$SHARED" ]; then
     cp "$SHARED/text/tinystories/eval_stories_dev40.json" "$work/dev40.json"
-    shared TinyStories-656K-w4g128 TinyStories-656K 20.4402 .05678 .8242
     shared TinyStories-656K-w4g128asymact TinyStories-656K 20.1511 .04628 .8373
     shared TinyStories-656K-w4dyn TinyStories-656K 19.7971 .03177 .8671
     shared stories260K-w4g32 stories260K 4.2449 .07646 .8612
-    shared qwen3-tiny-w4dyn qwen3-tiny 19.0117 .00690 .9411
 else
-    skip 15 'no shared folder (golden/gptq)'
+    skip 9 'no shared folder (golden/gptq)'
 fi
 
 # Units: plain text is one stream, JSON documents stand alone; a stride counts every token once; without BOS the first token is not predicted.
 python3 -c 'import json, sys
-for line in open(sys.argv[1]): print(json.loads(line)["text"])' $D | head -n 12 >"$work/plain.txt"
+for line in open(sys.argv[1]).readlines()[:12]: print(json.loads(line)["text"])' $D >"$work/plain.txt"
 count() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["tokens"])' "$work/out"; }
 run eval $M --data "$work/plain.txt" --window 128 --json -q
 all=$(count)
@@ -82,7 +81,7 @@ fails 1 'no/such does not exist' 'missing model' eval no/such --data $D
 fails 1 'no/data does not exist' 'missing data' eval $M --data no/data
 fails 1 'no/ref does not exist' 'missing reference' eval $M --data $D --reference no/ref
 fails 1 'txt' 'missing field' eval $M --data $D --field txt
-fails 1 '600.*512' 'window longer than the context' eval $M --data $D --window 600
+fails 64 '600.*512' 'window longer than the context' eval $M --data $D --window 600
 : >"$work/empty.txt"
 fails 1 'error: ' 'too little text' eval $M --data "$work/empty.txt"
 cp -r $M "$work/m" && truncate -s -1000 "$work/m/model.safetensors"
@@ -93,6 +92,9 @@ if [ -n "$SHARED" ]; then
 else
     skip 3 'no shared folder (reference with another vocabulary)'
 fi
+cp -r $M "$work/nan" && python3 tests/cli/poison.py "$work/nan/model.safetensors" model.layers.1.mlp.up_proj.weight 77
+fails 1 'model\.layers\.1\.mlp\.up_proj\.weight.*element 77' 'NaN weight' eval "$work/nan" --data $D
+fails 1 'reference: .*model\.layers\.1\.mlp\.up_proj\.weight.*element 77' 'NaN weight in the reference' eval $M --reference "$work/nan" --data $D
 echo '{"input_ids":[1,2,70000]}' >"$work/ids.jsonl"
 fails 1 'ids.jsonl.*70000|70000.*ids.jsonl' 'id outside the vocabulary' eval $M --data "$work/ids.jsonl" --field input_ids
 done_testing

@@ -104,7 +104,7 @@ ok "$(cmp -s "$work/l.f32" "$work/want.f32"; echo $?)" 'layer artifact, dequanti
 
 # The structure check.
 run inspect $Q --check
-is "$rc $(tail -n 1 "$work/out")" '0 157 tensors, 35 quantized modules: every rule holds' '--check of a good checkpoint'
+is "$rc $(tail -n 1 "$work/out")" '0 152 tensors, 35 quantized modules: every rule holds' '--check of a good checkpoint'
 sed -i 's/"group_size": 128/"group_size": 64/' "$work/q/quantize_config.json"
 run inspect "$work/q" --check
 is "$rc $(cat "$work/out")" "1 quantize_config.json: group_size is 64, in config.json's quantization_config it is 128" '--check of a bad one'
@@ -127,14 +127,7 @@ mkdir "$work/none"
 fails 1 'neither a config.json nor' 'an empty folder' inspect "$work/none"
 cp -r $M "$work/m" && sed -i 's/LlamaForCausalLM/GrokForCausalLM/; s/"model_type": "llama"/"model_type": "grok"/' "$work/m/config.json"
 fails 1 'GrokForCausalLM' 'unknown architecture' inspect "$work/m"
-rm -rf "$work/m" && cp -r $M "$work/m" && python3 - "$work/m/model.safetensors" <<'Y'
-import json, struct, sys
-b = bytearray(open(sys.argv[1], "rb").read())
-n = struct.unpack("<Q", b[:8])[0]
-at = 8 + n + json.loads(b[8:8 + n])["model.layers.1.mlp.up_proj.weight"]["data_offsets"][0]
-b[at:at + 2] = b"\xc0\x7f"
-open(sys.argv[1], "wb").write(b)
-Y
-fails 1 'model\.layers\.1\.mlp\.up_proj\.weight.*element 0' 'NaN under --dequant' inspect "$work/m" --tensor model.layers.1.mlp.up_proj --dequant -o "$work/x"
+rm -rf "$work/m" && cp -r $M "$work/m" && python3 tests/cli/poison.py "$work/m/model.safetensors" model.layers.1.mlp.up_proj.weight 77
+fails 1 'model\.layers\.1\.mlp\.up_proj\.weight.*element 77' 'NaN under --dequant' inspect "$work/m" --tensor model.layers.1.mlp.up_proj --dequant -o "$work/x"
 is "$(find "$work" -name 'x*' -o -name '.*' -not -name . | wc -l)" 0 'nothing left behind'
 done_testing

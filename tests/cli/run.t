@@ -4,9 +4,11 @@
 M=manifests/quickstart/model
 V=tests/vectors
 
-# matches MODEL GOLDEN NAME: text prompts give the golden prompt ids, log-probabilities and continuation
+# matches MODEL GOLDEN NAME: text prompts give the golden prompt ids, log-probabilities and continuation.
+# Qwen's tokenizer puts no BOS in front, the golden data has one: there the ids are given.
 matches() {
-    python3 tests/cli/golden.py prompts "$2" >"$work/prompts"
+    case $3 in qwen*) kind=ids ;; *) kind=prompts ;; esac
+    python3 tests/cli/golden.py $kind "$2" >"$work/prompts"
     run run "$1" --prompts "$work/prompts" --max-tokens 40 --logprobs 200 --json -q
     [ $rc -eq 0 ] || cat "$work/err" >&2
     [ $rc -eq 0 ] && python3 tests/cli/golden.py logprobs "$2" "$work/out" >&2
@@ -28,7 +30,8 @@ else
     skip 12 'no shared folder (golden/gptq)'
 fi
 
-P='The capital of Ostheim is'
+python3 tests/cli/golden.py ids $V/quickstart_logits.json >"$work/ids"
+P=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["cases"][0]["prompt"])' $V/quickstart_logits.json)
 # One prompt's line is the same bytes for every instruction set, number of threads, and company in the batch.
 run run $M --prompt "$P" --max-tokens 12 --logprobs 3 --json -q
 cp "$work/out" "$work/one"
@@ -72,7 +75,6 @@ run run $M --prompt "$P" --temperature 1.5 --top-p 0.0001 --max-tokens 12 --logp
 ok "$(cmp -s "$work/out" "$work/one"; echo $?)" 'a tiny top-p is greedy'
 
 # Prompts files; ids in, the same continuation out.
-python3 tests/cli/golden.py ids $V/quickstart_logits.json | head -n 1 >"$work/ids"
 run run $M --prompts "$work/ids" --max-tokens 12 --json -q
 is "$(python3 -c 'import json,sys
 a, b = (json.loads(open(p).readline()) for p in sys.argv[1:])
@@ -81,8 +83,28 @@ print(a["prompt"], a["ids"] == b["ids"], a["text"] == b["text"])' "$work/out" "$
 run run $M --prompt "$P" --prompt 'The flag of' --max-tokens 5
 is $rc 0 'readable view'
 like "$(cat "$work/out")" '^== prompt 2, 5 tokens, length$' 'readable view: a block a prompt'
-like "$(cat "$work/out")" "^$P [A-Z]" 'readable view: prompt and text joined'
+like "$(cat "$work/out")" "^$P [A-Za-z]" 'readable view: prompt and text joined'
 like "$(cat "$work/err")" '^10 tokens in [0-9.]+ s, [0-9.]+ tokens/s$' 'readable view: speed on stderr'
+
+# On a terminal one prompt streams: the pieces join to the same text.
+is "$(python3 - "$GPTQPIPE" $M "$P" <<'Y'
+import os, pty, sys
+program, model, prompt = sys.argv[1:]
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(program, [program, "run", model, "--prompt", prompt, "--max-tokens", "12", "-q"])
+out = b""
+while True:
+    try:
+        piece = os.read(fd, 4096)
+    except OSError:
+        break
+    if not piece:
+        break
+    out += piece
+print(os.waitpid(pid, 0)[1], out.decode().replace("\r\n", "\n"), end="")
+Y
+)" "0 $P$(python3 -c 'import json, sys; print(json.loads(open(sys.argv[1]).readline())["text"])' "$work/one")" 'streams on a terminal'
 
 # Wrong inputs.
 fails 64 'run: give either' 'no prompt' run $M
@@ -113,15 +135,8 @@ broken && truncate -s -1000 "$work/m/model.safetensors"
 fails 1 'model.safetensors' 'truncated safetensors' run "$work/m" --prompt a
 broken && sed -i 's/LlamaForCausalLM/GrokForCausalLM/; s/"model_type": "llama"/"model_type": "grok"/' "$work/m/config.json"
 fails 1 'GrokForCausalLM' 'unknown architecture' run "$work/m" --prompt a
-broken && python3 - "$work/m/model.safetensors" <<'Y'
-import json, struct, sys
-b = bytearray(open(sys.argv[1], "rb").read())
-n = struct.unpack("<Q", b[:8])[0]
-at = 8 + n + json.loads(b[8:8 + n])["model.layers.1.mlp.up_proj.weight"]["data_offsets"][0]
-b[at:at + 2] = b"\xc0\x7f"
-open(sys.argv[1], "wb").write(b)
-Y
-fails 1 'model\.layers\.1\.mlp\.up_proj' 'NaN weight' run "$work/m" --prompt a
+broken && python3 tests/cli/poison.py "$work/m/model.safetensors" model.layers.1.mlp.up_proj.weight 77
+fails 1 'model\.layers\.1\.mlp\.up_proj\.weight.*element 77' 'NaN weight' run "$work/m" --prompt a
 broken && cp $V/tok_small/gpt2.json "$work/m/tokenizer.json" && python3 - "$work/m/tokenizer.json" <<'Y'
 import json, sys
 t = json.load(open(sys.argv[1]))

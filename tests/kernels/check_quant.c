@@ -1,5 +1,5 @@
-/* The quantization kernels, every row against the scalar one to the bit, on odd sizes, with guards behind every output, and against plain f64 within a
- * bound. `check_quant --bench [K [N [tokens]]]` prints speed instead. */
+/* The quantization kernels, every row against the scalar one to the bit, on odd sizes, with guards behind every output, and against plain
+ * f64 within a bound. `check_quant --bench [K [N [tokens]]]` prints speed instead. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -101,10 +101,16 @@ static void run_hessian(const struct cpu_kernels *k, const struct parallel *par,
 
 static void hessian(void **state)
 {
-    static const struct hessian_case cases[] = {{1, 1, 1, 0, 0, 0}, {5, 17, 20, 256, 0, 0}, {256, 48, 48, 0, 0, 0}, {300, 97, 101, 512, 0, 0}, {1400, 50, 50, 0, 0, 0}};
+    static const int64_t cases[][4] = {
+        {1,    1,  1,   0  },
+        {5,    17, 20,  256},
+        {256,  48, 48,  0  },
+        {300,  97, 101, 512},
+        {1400, 50, 50,  0  },
+    };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct hessian_case c = cases[i];
+        struct hessian_case c = {.M = cases[i][0], .K = cases[i][1], .ldx = cases[i][2], .row0 = cases[i][3]};
         float *x = random_floats(c.M * c.ldx);
         c.x = x;
         each_row(run_hessian, &c);
@@ -248,8 +254,18 @@ static void run_gptq(const struct cpu_kernels *k, const struct parallel *par, bo
     int64_t G = (c->K + c->group_size - 1) / c->group_size;
     size_t nk = (size_t)(c->N * c->K), gn = (size_t)(G * c->N), n = (size_t)c->N;
     int32_t *group = malloc((size_t)c->K * sizeof *group);
-    struct gptq_args a = {.N = c->N, .K = c->K, .G = G, .w = guarded(nk * sizeof *a.w), .u = c->rtn ? NULL : c->u, .group = group, .fixed = c->fixed, .grid = c->grid,
-                          .codes = guarded(nk), .scales = guarded(gn * sizeof *a.scales), .zeros = guarded(gn), .loss = guarded(n * sizeof *a.loss)};
+    struct gptq_args a = {.N = c->N,
+                          .K = c->K,
+                          .G = G,
+                          .w = guarded(nk * sizeof *a.w),
+                          .u = c->rtn ? NULL : c->u,
+                          .group = group,
+                          .fixed = c->fixed,
+                          .grid = c->grid,
+                          .codes = guarded(nk),
+                          .scales = guarded(gn * sizeof *a.scales),
+                          .zeros = guarded(gn),
+                          .loss = guarded(n * sizeof *a.loss)};
     struct err e = {0};
     memcpy(a.w, c->w, nk * sizeof *a.w);
     for (int64_t i = 0; i < c->K; i++) /* given grids may come in any order */
@@ -283,18 +299,26 @@ static void run_gptq(const struct cpu_kernels *k, const struct parallel *par, bo
 
 static void gptq(void **state)
 {
-    struct gptq_case cases[] = {
-        {.N = 1, .K = 1, .group_size = 1, .grid = {4, true, 0}},
-        {.N = 49, .K = 130, .group_size = 128, .grid = {4, true, 0}},
-        {.N = 17, .K = 301, .group_size = 96, .grid = {4, false, 0}},
-        {.N = 50, .K = 140, .group_size = 140, .grid = {3, false, 2.4}},
-        {.N = 33, .K = 64, .group_size = 7, .grid = {2, false, 2}},
-        {.N = 48, .K = 200, .group_size = 32, .grid = {8, true, 0}, .rtn = true},
-        {.N = 5, .K = 259, .group_size = 16, .grid = {4, true, 0}, .fixed = true},
+    static const struct {
+        int64_t N, K, group_size;
+        int bits;
+        bool sym, rtn, fixed;
+        double mse;
+    } cases[] = {
+        {1,  1,   1,   4, true,  false, false, 0  },
+        {49, 130, 128, 4, true,  false, false, 0  },
+        {17, 301, 96,  4, false, false, false, 0  },
+        {50, 140, 140, 3, false, false, false, 2.4},
+        {33, 64,  7,   2, false, false, false, 2  },
+        {48, 200, 32,  8, true,  true,  false, 0  },
+        {5,  259, 16,  4, true,  false, true,  0  },
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct gptq_case *c = &cases[i];
+        struct gptq_case the_case = {
+            .N = cases[i].N, .K = cases[i].K, .group_size = cases[i].group_size, .rtn = cases[i].rtn, .fixed = cases[i].fixed};
+        struct gptq_case *c = &the_case;
+        c->grid = (struct quant_grid){cases[i].bits, cases[i].sym, cases[i].mse};
         float *w = random_floats(c->N * c->K), *u = malloc((size_t)(c->K * c->K) * sizeof *u);
         double *h = random_spd(c->K);
         int64_t bad;
@@ -326,7 +350,16 @@ static void run_fit(const struct cpu_kernels *k, const struct parallel *par, boo
     check_guard(scales, N * sizeof *scales);
     check_guard(zeros, N);
     if (first) {
-        struct gptq_args a = {.N = N, .K = K, .G = 1, .w = w, .group = group, .grid = grid, .codes = codes, .scales = want_scales, .zeros = want_zeros, .loss = loss};
+        struct gptq_args a = {.N = N,
+                              .K = K,
+                              .G = 1,
+                              .w = w,
+                              .group = group,
+                              .grid = grid,
+                              .codes = codes,
+                              .scales = want_scales,
+                              .zeros = want_zeros,
+                              .loss = loss};
         for (int n = 0; n < N; n++)
             memcpy(w + n * K, (const float *)arg + n * LDW, K * sizeof *w);
         assert_int_equal(k->gptq_f32(par, &a, &e), 0);
@@ -370,7 +403,13 @@ static void run_quad_form(const struct cpu_kernels *k, const struct parallel *pa
 
 static void quad_form(void **state)
 {
-    static const int64_t sizes[][2] = {{1, 1}, {3, 7}, {48, 64}, {49, 130}, {100, 37}};
+    static const int64_t sizes[][2] = {
+        {1,   1  },
+        {3,   7  },
+        {48,  64 },
+        {49,  130},
+        {100, 37 }
+    };
     (void)state;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         struct form_case c = {sizes[i][0], sizes[i][1], random_floats(sizes[i][0] * sizes[i][1]), random_spd(sizes[i][1]), 0};
@@ -399,11 +438,23 @@ static void bench(int64_t K, int64_t N, int64_t M)
     struct err e = {0};
     size_t kk = (size_t)(K * K), nk = (size_t)(N * K);
     float *x = random_floats(M * K), *w = random_floats(N * K), *work = malloc(nk * sizeof *work), *u = malloc(kk * sizeof *u);
-    double *h = malloc(kk * sizeof *h), *full = malloc(kk * sizeof *full), *loss = malloc((size_t)N * sizeof *loss), k = (double)K, n = (double)N, out;
+    double *h = malloc(kk * sizeof *h), *full = malloc(kk * sizeof *full), *loss = malloc((size_t)N * sizeof *loss), k = (double)K,
+           n = (double)N, out;
     int64_t G = (K + 127) / 128, bad;
     int32_t *group = malloc((size_t)K * sizeof *group);
-    struct gptq_args a = {.N = N, .K = K, .G = G, .w = work, .u = u, .group = group, .grid = {4, true, 0}, .codes = malloc(nk),
-                          .scales = malloc((size_t)(G * N) * 2), .zeros = malloc((size_t)(G * N)), .loss = loss};
+    struct gptq_args a = {
+        .N = N,
+        .K = K,
+        .G = G,
+        .w = work,
+        .u = u,
+        .group = group,
+        .grid = {4, true, 0},
+        .codes = malloc(nk),
+        .scales = malloc((size_t)(G * N) * 2),
+        .zeros = malloc((size_t)(G * N)),
+        .loss = loss
+    };
     for (int64_t i = 0; i < K; i++)
         group[i] = (int32_t)(i / 128);
     for (enum isa isa = isa_best() > ISA_SCALAR ? ISA_AVX2 : ISA_SCALAR; isa <= isa_best(); isa++) {
@@ -440,7 +491,8 @@ int main(int argc, char **argv)
         return 0;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hessian), cmocka_unit_test(factor), cmocka_unit_test(bad_pivots), cmocka_unit_test(gptq), cmocka_unit_test(fit), cmocka_unit_test(quad_form),
+        cmocka_unit_test(hessian), cmocka_unit_test(factor), cmocka_unit_test(bad_pivots),
+        cmocka_unit_test(gptq),    cmocka_unit_test(fit),    cmocka_unit_test(quad_form),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -182,15 +182,15 @@ static void broken(void **s)
     static const struct {
         const char *name, *text, *want;
     } cases[] = {
-        {"a.jsonl", "\"x\"\n{\"text\": 1,}\n", "a.jsonl:1=x;!a.jsonl:2:12: error: string or '}' expected near '}'"},
-        {"a.jsonl", "{\"text\": 1}\n", "!a.jsonl:1:1: error: a document must be a string, a list of ids or an object with \"text\""},
-        {"a.jsonl", "[1, -1]\n", "!a.jsonl:1:1: error: element 1 of the ids is no token id"},
-        {"a.jsonl", "{\"text\": [1]}\n", "!a.jsonl:1:1: error: field \"text\" is a list; only \"input_ids\" may be one"},
-        {"a.json", "[\"x\",\n {\"y\" 1}]", "a.json:1=x;!a.json:2:7: error: item 2: ':' expected near '1'"},
-        {"a.json", "[\"x\"\n \"y\"]", "a.json:1=x;!a.json:2:1: error: item 2: ',' or ']' expected before it"},
-        {"a.json", "[\"x\",]", "a.json:1=x;!a.json:1:1: error: item 2: a comma before ]"},
-        {"a.json", "[\"x\"", "a.json:1=x;!a.json:1:1: error: item 2: ',' or ']' expected before it"},
-        {"a.json", "[\"x\"] 1", "a.json:1=x;!a.json:1:1: error: item 2: text behind the list"},
+        {"a.jsonl", "\"x\"\n{\"text\": 1,}\n", "a.jsonl:1=x;!a.jsonl:2:12: error: string or '}' expected near '}'"                         },
+        {"a.jsonl", "{\"text\": 1}\n",         "!a.jsonl:1:1: error: a document must be a string, a list of ids or an object with \"text\""},
+        {"a.jsonl", "[1, -1]\n",               "!a.jsonl:1:1: error: element 1 of the ids is no token id"                                  },
+        {"a.jsonl", "{\"text\": [1]}\n",       "!a.jsonl:1:1: error: field \"text\" is a list; only \"input_ids\" may be one"              },
+        {"a.json",  "[\"x\",\n {\"y\" 1}]",    "a.json:1=x;!a.json:2:7: error: item 2: ':' expected near '1'"                              },
+        {"a.json",  "[\"x\"\n \"y\"]",         "a.json:1=x;!a.json:2:1: error: item 2: ',' or ']' expected before it"                      },
+        {"a.json",  "[\"x\",]",                "a.json:1=x;!a.json:1:1: error: item 2: a comma before ]"                                   },
+        {"a.json",  "[\"x\"",                  "a.json:1=x;!a.json:1:1: error: item 2: ',' or ']' expected before it"                      },
+        {"a.json",  "[\"x\"] 1",               "a.json:1=x;!a.json:1:1: error: item 2: text behind the list"                               },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fileset_release(&files);
@@ -251,8 +251,8 @@ static void is_plain(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(plain), T(json_lines), T(json_by_content), T(fields), T(packed), T(long_lines), T(line_limit), T(broken), T(broken_packing),
-        T(missing), T(parquet), T(is_plain),
+        T(plain),      T(json_lines), T(json_by_content), T(fields),  T(packed),  T(long_lines),
+        T(line_limit), T(broken),     T(broken_packing),  T(missing), T(parquet), T(is_plain),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -37,7 +37,11 @@ static double bell(void)
 /* Correlated inputs of unlike size, as real activations are. */
 static struct problem make_problem(int64_t N, int64_t K, int64_t tokens)
 {
-    struct problem p = {N, K, tokens, malloc((size_t)(N * K) * sizeof(float)), malloc((size_t)(tokens * K) * sizeof(float)),
+    struct problem p = {N,
+                        K,
+                        tokens,
+                        malloc((size_t)(N * K) * sizeof(float)),
+                        malloc((size_t)(tokens * K) * sizeof(float)),
                         calloc((size_t)(K * K), sizeof(double))};
     seed = 12345;
     double *size = malloc((size_t)K * sizeof *size);
@@ -168,10 +172,12 @@ static void ref_fit(const double *w, const int64_t *cols, int64_t n, const struc
     *zero = q->sym ? (maxq + 1) / 2 : fmin(fmax(nearbyint(-lo / *scale), 1), maxq);
 }
 
-/* The algorithm, column by column, every correction at once, all in f64 but the scales. codes [N,K] in original order. Min/max grids only. */
+/* The algorithm, column by column, every correction at once, all in f64 but the scales. codes [N,K] in original order. Min/max grids only.
+ */
 static void ref_gptq(const struct problem *p, const struct quant_params *q, uint8_t *codes)
 {
-    int64_t K = p->K, g = q->group_size == -1 ? K : q->group_size, *perm = malloc((size_t)K * sizeof *perm), *cols = malloc((size_t)K * sizeof *cols);
+    int64_t K = p->K, g = q->group_size == -1 ? K : q->group_size, *perm = malloc((size_t)K * sizeof *perm),
+            *cols = malloc((size_t)K * sizeof *cols);
     double *h = malloc((size_t)(K * K) * sizeof *h), *u = calloc((size_t)(K * K), sizeof *u), *diag = malloc((size_t)K * sizeof *diag),
            *w = malloc((size_t)K * sizeof *w), scale = 1, zero = 1, mean = hessian_mean_diagonal(p->h, K);
     for (int64_t k = 0; k < K; k++)
@@ -229,19 +235,19 @@ static const struct {
     int bits, group_size;
     bool sym, desc_act, aware, fixed;
 } variants[] = {
-    {4, 128, true,  false, true,  false},
-    {4, 32,  true,  false, true,  false},
-    {4, 32,  false, false, false, false},
-    {4, 48,  true,  true,  false, false}, /* groups across blocks of 128 columns */
-    {4, 32,  true,  true,  false, true },
-    {4, 32,  false, false, true,  true },
-    {4, -1,  true,  false, false, false},
-    {4, -1,  false, true,  false, true },
-    {8, 64,  true,  false, true,  false},
-    {8, 128, false, true,  false, false},
-    {3, 128, true,  false, true,  false},
-    {2, 16,  false, false, true,  false},
-    {4, 1000, true, false, true,  false},
+    {4, 128,  true,  false, true,  false},
+    {4, 32,   true,  false, true,  false},
+    {4, 32,   false, false, false, false},
+    {4, 48,   true,  true,  false, false}, /* groups across blocks of 128 columns */
+    {4, 32,   true,  true,  false, true },
+    {4, 32,   false, false, true,  true },
+    {4, -1,   true,  false, false, false},
+    {4, -1,   false, true,  false, true },
+    {8, 64,   true,  false, true,  false},
+    {8, 128,  false, true,  false, false},
+    {3, 128,  true,  false, true,  false},
+    {2, 16,   false, false, true,  false},
+    {4, 1000, true,  false, true,  false},
 };
 
 static void agrees_with_plain_f64(void **state)
@@ -250,7 +256,8 @@ static void agrees_with_plain_f64(void **state)
     uint8_t *codes = malloc((size_t)(p.N * p.K));
     (void)state;
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
-        struct quant_params q = with(variants[v].bits, variants[v].group_size, variants[v].sym, variants[v].desc_act, variants[v].aware, variants[v].fixed);
+        struct quant_params q =
+            with(variants[v].bits, variants[v].group_size, variants[v].sym, variants[v].desc_act, variants[v].aware, variants[v].fixed);
         struct result r = quantize(&p, q);
         ref_gptq(&p, &q, codes);
         int64_t same = 0;
@@ -273,7 +280,9 @@ static void invariants(void **state)
     float *w = malloc((size_t)(p.N * p.K) * sizeof *w);
     (void)state;
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
-        struct quant_params q = with(variants[v].bits, variants[v].group_size, variants[v].sym, variants[v].desc_act, variants[v].aware, variants[v].fixed), plain;
+        struct quant_params q = with(variants[v].bits, variants[v].group_size, variants[v].sym, variants[v].desc_act, variants[v].aware,
+                                     variants[v].fixed),
+                            plain;
         struct result r = quantize(&p, q);
         plain = q;
         plain.method = QUANT_RTN;
@@ -306,7 +315,8 @@ static void options_help(void **state)
 {
     struct problem p = make_problem(64, 256, 900);
     (void)state;
-    struct quant_params plain = with(4, 32, true, false, false, false), aware = with(4, 32, true, false, true, false), best = with(4, 32, true, true, false, true);
+    struct quant_params plain = with(4, 32, true, false, false, false), aware = with(4, 32, true, false, true, false),
+                        best = with(4, 32, true, true, false, true);
     struct quant_params aware_static = with(4, 32, true, false, true, true);
     best.mse = 2.4;
     struct result a = quantize(&p, plain), b = quantize(&p, aware), c = quantize(&p, best), d = quantize(&p, aware_static);
@@ -323,7 +333,8 @@ static void same_bits_everywhere(void **state)
     struct problem p = make_problem(101, 172, 300);
     (void)state;
     for (size_t v = 0; v < 6; v++) {
-        struct quant_params q = with(variants[v].bits, variants[v].group_size, variants[v].sym, variants[v].desc_act, variants[v].aware, variants[v].fixed);
+        struct quant_params q =
+            with(variants[v].bits, variants[v].group_size, variants[v].sym, variants[v].desc_act, variants[v].aware, variants[v].fixed);
         q.mse = v % 2 ? 2.4 : 0;
         struct result first = quantize(&p, q);
         for (enum isa isa = ISA_SCALAR; isa <= isa_best(); isa++)
@@ -448,11 +459,13 @@ static void damping(void **state)
     free_result(&r);
     p.h[2 * p.K + 3] = p.h[3 * p.K + 2] = 4;
     expect_error(&p, q, ERR_NUMERIC,
-                 "module 'm': damping exhausted: the Hessian is not positive definite with damp_percent 0.05 to 0.99 (95 attempts, last bad pivot 2 of 8); "
+                 "module 'm': damping exhausted: the Hessian is not positive definite with damp_percent 0.05 to 0.99 (95 attempts, last "
+                 "bad pivot 2 of 8); "
                  "more calibration data, a larger damp_percent, or fallback: rtn");
     q.damp_auto_increment = 0;
     expect_error(&p, q, ERR_NUMERIC,
-                 "module 'm': damping exhausted: the Hessian is not positive definite with damp_percent 0.05 to 0.05 (1 attempts, last bad pivot 2 of 8); "
+                 "module 'm': damping exhausted: the Hessian is not positive definite with damp_percent 0.05 to 0.05 (1 attempts, last bad "
+                 "pivot 2 of 8); "
                  "more calibration data, a larger damp_percent, or fallback: rtn");
     q.fallback = FALLBACK_RTN;
     struct backend *b = open_backend(ISA_AUTO, NULL);

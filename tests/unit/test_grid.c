@@ -195,7 +195,7 @@ static void read_and_check(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(min_max), cmocka_unit_test(one_sided), cmocka_unit_test(no_range),       cmocka_unit_test(scales_stay_normal_f16),
+        cmocka_unit_test(min_max), cmocka_unit_test(one_sided),      cmocka_unit_test(no_range), cmocka_unit_test(scales_stay_normal_f16),
         cmocka_unit_test(search),  cmocka_unit_test(read_and_check),
     };
     return cmocka_run_group_tests(tests, open_backends, close_backends);

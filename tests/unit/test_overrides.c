@@ -116,10 +116,12 @@ static void equal_settings_do_not_conflict(void **state)
     struct override_table t;
     struct err e = {0};
     (void)state;
-    assert_int_equal(resolve(&t, NULL, "{\".*q_proj\": {\"bits\": 8}, \".*layers\\\\.0\\\\.self.*\": {\"bits\": 8, \"group_size\": 128}}", &e), 0);
+    assert_int_equal(
+        resolve(&t, NULL, "{\".*q_proj\": {\"bits\": 8}, \".*layers\\\\.0\\\\.self.*\": {\"bits\": 8, \"group_size\": 128}}", &e), 0);
     overrides_release(&t);
     /* nor do different ones on a module that `-:` takes away */
-    assert_int_equal(resolve(&t, NULL, "{\".*0\\\\.mlp.up_proj\": {\"bits\": 8}, \".*up_proj\": {\"bits\": 8}, \"-:.*5\\\\.mlp.up_proj\": {}}", &e), 0);
+    assert_int_equal(
+        resolve(&t, NULL, "{\".*0\\\\.mlp.up_proj\": {\"bits\": 8}, \".*up_proj\": {\"bits\": 8}, \"-:.*5\\\\.mlp.up_proj\": {}}", &e), 0);
     overrides_release(&t);
     assert_int_equal(resolve(&t, NULL, "{\"lm_head\": {\"bits\": 8}, \"(lm|x)_head\": {\"bits\": 3}, \"-:lm_head\": {}}", &e), 0);
     assert_false(overrides_find(&t, "lm_head")->quantized);
@@ -130,7 +132,8 @@ static void conflicts(void **state)
 {
     (void)state;
     expect_error(NULL, "{\"+:.*q_proj\": {\"bits\": 8}, \".*layers\\\\.0\\\\..*\": {\"bits\": 3}}", 1,
-                 "module 'model.layers.0.self_attn.q_proj' gets different settings from '+:.*q_proj' and '.*layers\\.0\\..*': narrow one of them, or "
+                 "module 'model.layers.0.self_attn.q_proj' gets different settings from '+:.*q_proj' and '.*layers\\.0\\..*': narrow one "
+                 "of them, or "
                  "write dynamic as a list, where the first match wins");
 }
 
@@ -175,11 +178,14 @@ static void bad_settings(void **state)
     aware.act_group_aware_set = true;
     (void)state;
     expect_error(NULL, "{\"lm_head\": {\"bit\": 8}}", 0, "pattern 'lm_head': unknown setting 'bit'; did you mean 'bits'?");
-    expect_error(NULL, "{\"lm_head\": {\"groupsize\": 8}}", 0, "pattern 'lm_head': unknown setting 'groupsize'; did you mean 'group_size'?");
-    expect_error(NULL, "{\"lm_head\": {\"zzz\": 8}}", 0,
-                 "pattern 'lm_head': unknown setting 'zzz' (known: bits group_size sym desc_act act_group_aware static_groups mse damp_percent "
-                 "damp_auto_increment method)");
-    expect_error(NULL, "{\"lm_head\": {\"true_sequential\": false}}", 0, "pattern 'lm_head': 'true_sequential' is set for the whole stage, not for a module");
+    expect_error(NULL, "{\"lm_head\": {\"groupsize\": 8}}", 0,
+                 "pattern 'lm_head': unknown setting 'groupsize'; did you mean 'group_size'?");
+    expect_error(
+        NULL, "{\"lm_head\": {\"zzz\": 8}}", 0,
+        "pattern 'lm_head': unknown setting 'zzz' (known: bits group_size sym desc_act act_group_aware static_groups mse damp_percent "
+        "damp_auto_increment method)");
+    expect_error(NULL, "{\"lm_head\": {\"true_sequential\": false}}", 0,
+                 "pattern 'lm_head': 'true_sequential' is set for the whole stage, not for a module");
     expect_error(NULL, "{\"lm_head\": {\"bits\": \"8\"}}", 0, "pattern 'lm_head': bits must be an integer");
     expect_error(NULL, "{\"lm_head\": {\"bits\": 5}}", 0, "pattern 'lm_head': bits must be 2, 3, 4 or 8, not 5");
     expect_error(NULL, "{\"lm_head\": {\"group_size\": 0}}", 0, "pattern 'lm_head': group_size must be -1 (one group) or positive, not 0");
@@ -189,10 +195,12 @@ static void bad_settings(void **state)
     expect_error(NULL, "{\"lm_head\": {\"damp_auto_increment\": -0.5}}", 0,
                  "pattern 'lm_head': damp_auto_increment must be 0 (one attempt) or lie between 0 and 1, not -0.5");
     expect_error(NULL, "{\"lm_head\": {\"method\": \"awq\"}}", 0, "pattern 'lm_head': method must be gptq or rtn, not 'awq'");
-    expect_error(NULL, "{\"lm_head\": {\"desc_act\": true, \"act_group_aware\": true}}", 0,
-                 "pattern 'lm_head': desc_act and act_group_aware are both true: they are two orders of the same columns; set one to false");
-    expect_error(&aware, "{\"lm_head\": {\"desc_act\": true}}", 0,
-                 "pattern 'lm_head': desc_act and act_group_aware are both true: they are two orders of the same columns; set one to false");
+    expect_error(
+        NULL, "{\"lm_head\": {\"desc_act\": true, \"act_group_aware\": true}}", 0,
+        "pattern 'lm_head': desc_act and act_group_aware are both true: they are two orders of the same columns; set one to false");
+    expect_error(
+        &aware, "{\"lm_head\": {\"desc_act\": true}}", 0,
+        "pattern 'lm_head': desc_act and act_group_aware are both true: they are two orders of the same columns; set one to false");
     expect_error(&aware, "{\"lm_head\": {\"group_size\": -1}}", 0,
                  "pattern 'lm_head': act_group_aware orders groups, but group_size -1 is one group; set act_group_aware to false");
     /* settings are checked even where `-:` hides them */
@@ -204,7 +212,11 @@ static void act_group_aware_gives_way(void **state)
     struct override_table t;
     struct err e = {0};
     (void)state;
-    assert_int_equal(resolve(&t, NULL, "{\".*q_proj\": {\"desc_act\": true}, \".*v_proj\": {\"group_size\": -1}, \".*k_proj\": {\"desc_act\": true, \"act_group_aware\": false}}", &e), 0);
+    assert_int_equal(resolve(&t, NULL,
+                             "{\".*q_proj\": {\"desc_act\": true}, \".*v_proj\": {\"group_size\": -1}, \".*k_proj\": {\"desc_act\": true, "
+                             "\"act_group_aware\": false}}",
+                             &e),
+                     0);
     assert_false(overrides_find(&t, "model.layers.0.self_attn.q_proj")->params.act_group_aware);
     assert_false(overrides_find(&t, "model.layers.0.self_attn.v_proj")->params.act_group_aware);
     assert_false(overrides_find(&t, "model.layers.0.self_attn.k_proj")->params.act_group_aware);
@@ -221,9 +233,10 @@ static void canonical_json(void **state)
     assert_int_equal(resolve(&t, NULL, "{\"-:.*q_proj\": {}}", &e), 0);
     json_t *o = overrides_module_json(overrides_find(&t, "model.layers.0.self_attn.k_proj"));
     json_canonical(o, &b);
-    assert_string_equal(buf_str(&b), "{\"act_group_aware\":true,\"bits\":4,\"damp_auto_increment\":0.01,\"damp_percent\":0.05,\"desc_act\":false,"
-                                     "\"fallback\":\"none\",\"group_size\":128,\"method\":\"gptq\",\"mse\":0.0,\"quantized\":true,"
-                                     "\"static_groups\":false,\"sym\":true}");
+    assert_string_equal(buf_str(&b),
+                        "{\"act_group_aware\":true,\"bits\":4,\"damp_auto_increment\":0.01,\"damp_percent\":0.05,\"desc_act\":false,"
+                        "\"fallback\":\"none\",\"group_size\":128,\"method\":\"gptq\",\"mse\":0.0,\"quantized\":true,"
+                        "\"static_groups\":false,\"sym\":true}");
     json_decref(o);
     buf_clear(&b);
     o = overrides_module_json(overrides_find(&t, "model.layers.0.self_attn.q_proj"));
@@ -237,8 +250,8 @@ static void canonical_json(void **state)
 /* Literal patterns take a shortcut; it must not change what they match. */
 static void literal_patterns(void **state)
 {
-    static const char *const same[] = {"^model\\\\.layers\\\\.2\\\\.mlp\\\\.up_proj$", "model\\\\.layers\\\\.2\\\\.mlp\\\\.up_proj", "model.layers.2.mlp.up_proj",
-                                       "^model\\\\.layers\\\\.2\\\\.mlp\\\\.up[_]proj$"};
+    static const char *const same[] = {"^model\\\\.layers\\\\.2\\\\.mlp\\\\.up_proj$", "model\\\\.layers\\\\.2\\\\.mlp\\\\.up_proj",
+                                       "model.layers.2.mlp.up_proj", "^model\\\\.layers\\\\.2\\\\.mlp\\\\.up[_]proj$"};
     (void)state;
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         struct override_table t;

@@ -157,11 +157,12 @@ static void vectors_quickstart(void **s)
     check_vectors(tokenizer, vectors);
 }
 
-/* Prints the speed and asks for a tenth of what was measured (2 cores of a shared Xeon, November 2026: 7 MB/s). */
+/* Prints the speed, and checks that a whole book comes back as it was. Speed itself is no test: it hangs on what else the machine does. */
 static void speed(void **s)
 {
     (void)s;
-    char *path = xasprintf("%s/tokenizers/llama3_1/tokenizer.json", shared()), *corpus = xasprintf("%s/text/wikitext-2-raw/wiki.test.raw", shared());
+    char *path = xasprintf("%s/tokenizers/llama3_1/tokenizer.json", shared()),
+         *corpus = xasprintf("%s/text/wikitext-2-raw/wiki.test.raw", shared());
     struct buf text = BUF_INIT;
     struct tok *t = NULL;
     bool there = io_exists(path) && io_exists(corpus);
@@ -195,8 +196,8 @@ static void speed(void **s)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_stories260k), cmocka_unit_test(golden_llama2),  cmocka_unit_test(golden_gpt2),
-        cmocka_unit_test(golden_tinystories), cmocka_unit_test(golden_qwen3),   cmocka_unit_test(golden_llama3),
+        cmocka_unit_test(golden_stories260k), cmocka_unit_test(golden_llama2),      cmocka_unit_test(golden_gpt2),
+        cmocka_unit_test(golden_tinystories), cmocka_unit_test(golden_qwen3),       cmocka_unit_test(golden_llama3),
         cmocka_unit_test(vectors_small),      cmocka_unit_test(vectors_quickstart), cmocka_unit_test(speed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

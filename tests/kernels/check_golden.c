@@ -1,0 +1,93 @@
+/* The bits of class `cpu` for inference: one digest of every op's results, the same on every machine, ISA, number of threads and compiler. When it changes,
+ * results in caches are no longer what the kernels make: raise the revisions of the node kinds that run them, and then the constant here. */
+#include "tests/kernels/util.h"
+
+enum { M = 19, K = 96, N = 70, HEADS = 6, KV_HEADS = 2, D = 16 };
+
+static uint64_t fnv(uint64_t h, const void *p, size_t bytes)
+{
+    const unsigned char *b = p;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ b[i]) * 0x100000001b3u;
+    return h;
+}
+
+static uint64_t linear(struct backend *b, uint64_t h, const float *x, uint64_t *seed)
+{
+    static float w[N * K], y[M * N];
+    struct tensor_view t = {.dtype = DT_F32, .rows = N, .cols = K, .data = w};
+    struct qmatrix q = rnd_qmatrix(N, K, 4, 32, true, seed);
+    struct weight *dense, *quantized;
+    fill(w, N * K, FILL_DENORMAL, seed);
+    assert_int_equal(b->ops->weight_dense(b, &t, &dense, NULL), 0);
+    assert_int_equal(b->ops->weight_quantized(b, &q, &quantized, NULL), 0);
+    b->ops->linear(b, y, N, x, K, M, dense, w, false, NULL);
+    b->ops->linear(b, y, N, x, K, M, quantized, NULL, true, NULL);
+    b->ops->linear(b, y, N, x, K, 1, quantized, NULL, true, NULL);
+    b->ops->weight_free(b, dense);
+    b->ops->weight_free(b, quantized);
+    qmatrix_free(&q);
+    return fnv(h, y, sizeof y);
+}
+
+static uint64_t all_ops(struct backend *b)
+{
+    static float x[M * K], y[M * K], k[M * KV_HEADS * D], v[M * KV_HEADS * D], angles[2][M * D / 2];
+    int32_t pos[M], target[M], top1[M];
+    uint64_t seed = 11, h = 0xcbf29ce484222325u;
+    fill(x, M * K, FILL_DENORMAL, &seed);
+    fill(k, M * KV_HEADS * D, FILL_PLAIN, &seed);
+    fill(v, M * KV_HEADS * D, FILL_DENORMAL, &seed);
+    fill(angles[0], M * D, FILL_PLAIN, &seed);
+    for (int m = 0; m < M; m++) {
+        pos[m] = M - 1 - m;
+        target[m] = (m * 7) % K;
+    }
+    h = linear(b, h, x, &seed);
+    b->ops->rmsnorm(b, y, x, x, M, K, 1e-5f, NULL);
+    h = fnv(h, y, sizeof y);
+    b->ops->rope(b, y, M, HEADS, D, angles[0], angles[1], pos, NULL);
+    h = fnv(h, y, sizeof y);
+    struct attn_segment s = {.rows = M};
+    struct attn_args a = {.q = y, .k = k, .v = v, .y = x, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = D, .window = 9, .scale = 0.25f, .segment_count = 1};
+    a.segments = &s;
+    assert_int_equal(b->ops->kv_create(b, 1, KV_HEADS, D, M, &s.kv, NULL), 0);
+    assert_int_equal(b->ops->attention(b, &a, NULL), 0);
+    b->ops->kv_free(b, s.kv);
+    h = fnv(h, x, sizeof x);
+    b->ops->silu_mul(b, y, x, y, M * K, NULL);
+    b->ops->add(b, y, x, M * K, NULL);
+    h = fnv(h, y, sizeof y);
+    double nll[M];
+    struct kl_row kl[M];
+    memset(kl, 0, sizeof kl);
+    b->ops->nll(b, x, M, K, target, nll, top1, NULL);
+    b->ops->kl(b, x, y, M, K, target, kl, NULL);
+    h = fnv(fnv(h, nll, sizeof nll), top1, sizeof top1);
+    for (int m = 0; m < M; m++) {
+        h = fnv(h, &kl[m].nll, sizeof kl[m].nll);
+        h = fnv(h, &kl[m].kl, sizeof kl[m].kl);
+    }
+    return h;
+}
+
+static void golden(void **state)
+{
+    (void)state;
+    for (int isa = ISA_SCALAR; isa <= (int)isa_best(); isa++)
+        for (int t = 1; t <= 3; t++) {
+            struct rig r = rig_new((enum isa)isa, t);
+            uint64_t h = all_ops(r.b);
+            if (h != 0x59e41220f3b4725)
+                fail_msg("%s, %d threads: digest 0x%llx", isa_name((enum isa)isa), t, (unsigned long long)h);
+            rig_free(&r);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(golden),
+    };
+    return cmocka_run_group_tests_name("golden", tests, NULL, NULL);
+}
