@@ -1,4 +1,5 @@
-/* A command of the program: one file cmd_NAME.c each, one line each in commands.def. Commands wire, print and return a status; logic lies below.
+/* A command of the program: one file cmd_NAME.c each, one line each in commands.def. Commands wire, print and return a status; logic lies
+ * below.
  *
  *     const struct command cmd_show = {.name = "show", .summary = "...", .usage = "show STAGE [--json]", .run = run};
  *     static int run(struct cmd_ctx *c, int argc, char **argv)
@@ -45,8 +46,8 @@ struct cmd_ctx {
 struct command {
     const char *name, *summary;
     const char *usage; /* synopsis without the program's name, one line a form */
-    /* argv[0] is the command's name. Returns the exit status, or -ERR_x with c->err filled. Writes results to stdout and does not check each write:
-     * main flushes and turns an error of stdout into exit 1. */
+    /* argv[0] is the command's name. Returns the exit status, or -ERR_x with c->err filled. Writes results to stdout and does not check
+     * each write: main flushes and turns an error of stdout into exit 1. */
     int (*run)(struct cmd_ctx *c, int argc, char **argv);
 };
 
@@ -56,8 +57,8 @@ struct command {
 
 /* --threads, or all cores this process may use. */
 int cmd_threads(const struct cmd_ctx *c);
-/* The cache's folder: --cache, $GPTQPIPE_CACHE, manifest_dir (may be NULL), $XDG_CACHE_HOME/gptqpipe, ~/.cache/gptqpipe. The caller frees. NULL when there is no home:
- * c->err says so. */
+/* The cache's folder: --cache, $GPTQPIPE_CACHE, manifest_dir (may be NULL), $XDG_CACHE_HOME/gptqpipe, ~/.cache/gptqpipe. The caller frees.
+ * NULL when there is no home: c->err says so. */
 char *cmd_cache_dir(struct cmd_ctx *c, const char *manifest_dir);
 
 #endif

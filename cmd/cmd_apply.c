@@ -18,12 +18,12 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     bool json = false;
     struct option_def defs[] = {
         PROJECT_TARGET(&p),
-        {"jobs", 'j', OPT_INT, &p.jobs, "N", "stages at once, each with its share of --threads (default 1)", .lo = 1, .hi = 256},
-        {"keep-going", 'k', OPT_FLAG, &p.keep_going, NULL, "after a failure go on with what does not need it"},
+        {"jobs",                                              'j', OPT_INT, &p.jobs, "N",                                               "stages at once, each with its share of --threads (default 1)", .lo = 1, .hi = 256},
+        {"keep-going",                                          'k',                                             OPT_FLAG,                                         &p.keep_going,    NULL, "after a failure go on with what does not need it"         },
         PROJECT_SET(&p),
         PROJECT_FORCE(&p),
         PROJECT_FROZEN(&p),
-        {"json", 0, OPT_FLAG, &json, NULL, "events as JSON lines, the last is run_end"},
+        {"json", 0,    OPT_FLAG,      &json,            NULL,                                                  "events as JSON lines, the last is run_end"                                                                                            },
         OPTION_END,
     };
     int n = options_parse(c, defs, argc, argv);
@@ -38,13 +38,15 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
         rc = pipeline_apply(p.p, &r, &c->err);
         print_errors(&r);
         if (!json && !c->o.quiet)
-            printf("%llu ran, %llu up to date%s in %.1f s\n", (unsigned long long)r.ran, (unsigned long long)r.hit, r.failed ? ", some failed," : "", r.seconds);
+            printf("%llu ran, %llu up to date%s in %.1f s\n", (unsigned long long)r.ran, (unsigned long long)r.hit,
+                   r.failed ? ", some failed," : "", r.seconds);
         apply_result_release(&r);
     }
     return project_close(&p, c, rc);
 }
 
-const struct command cmd_apply = {.name = "apply",
-                                  .summary = "bring everything up to date",
-                                  .usage = "apply [MANIFEST] [-t STAGE[/NODE]]... [-j N] [-k] [--set VAR=VALUE]... [--force STAGE] [--frozen-lock] [--json]",
-                                  .run = run};
+const struct command cmd_apply = {
+    .name = "apply",
+    .summary = "bring everything up to date",
+    .usage = "apply [MANIFEST] [-t STAGE[/NODE]]... [-j N] [-k] [--set VAR=VALUE]... [--force STAGE] [--frozen-lock] [--json]",
+    .run = run};

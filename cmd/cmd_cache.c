@@ -32,10 +32,11 @@ static int list_record(void *arg, const char *key, const struct record *r)
         bytes += r->outputs[i].digests.bytes;
     json_t *preimage = json_parse(r->preimage, strlen(r->preimage), "record", NULL);
     if (l->json)
-        print_json_line(json_pack("{s:s,s:s,s:I,s:I,s:I}", "key", key, "kind", text_of(preimage, "kind"), "outputs", (json_int_t)r->output_count, "bytes", (json_int_t)bytes,
-                                  "created", (json_int_t)r->created_unix_s));
+        print_json_line(json_pack("{s:s,s:s,s:I,s:I,s:I}", "key", key, "kind", text_of(preimage, "kind"), "outputs",
+                                  (json_int_t)r->output_count, "bytes", (json_int_t)bytes, "created", (json_int_t)r->created_unix_s));
     else
-        printf("%s  %-10s %4zu file%s %14llu bytes\n", key, text_of(preimage, "kind"), r->output_count, r->output_count == 1 ? " " : "s", (unsigned long long)bytes);
+        printf("%s  %-10s %4zu file%s %14llu bytes\n", key, text_of(preimage, "kind"), r->output_count, r->output_count == 1 ? " " : "s",
+               (unsigned long long)bytes);
     json_decref(preimage);
     return 0;
 }
@@ -60,11 +61,11 @@ static int stats(struct store *s, bool json, struct err *e)
     if (rc)
         return rc;
     if (json)
-        print_json_line(json_pack("{s:s,s:I,s:I,s:I,s:I}", "dir", store_dir(s), "records", (json_int_t)l.records, "bad_records", (json_int_t)l.bad, "outputs", (json_int_t)l.outputs,
-                                  "bytes", (json_int_t)l.bytes));
+        print_json_line(json_pack("{s:s,s:I,s:I,s:I,s:I}", "dir", store_dir(s), "records", (json_int_t)l.records, "bad_records",
+                                  (json_int_t)l.bad, "outputs", (json_int_t)l.outputs, "bytes", (json_int_t)l.bytes));
     else
-        printf("%s: %llu records, %llu damaged, %llu outputs, %llu bytes\n", store_dir(s), (unsigned long long)l.records, (unsigned long long)l.bad,
-               (unsigned long long)l.outputs, (unsigned long long)l.bytes);
+        printf("%s: %llu records, %llu damaged, %llu outputs, %llu bytes\n", store_dir(s), (unsigned long long)l.records,
+               (unsigned long long)l.bad, (unsigned long long)l.outputs, (unsigned long long)l.bytes);
     return 0;
 }
 
@@ -82,13 +83,16 @@ static int verify(struct store *s, bool repair, bool json, struct err *e)
         return rc;
     uint64_t bad = v.bad_records + v.bad_blobs + v.missing_blobs;
     if (json)
-        print_json_line(json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "records", (json_int_t)v.records, "blobs", (json_int_t)v.blobs, "bytes", (json_int_t)v.bytes, "bad_records",
-                                  (json_int_t)v.bad_records, "bad_blobs", (json_int_t)v.bad_blobs, "missing_blobs", (json_int_t)v.missing_blobs, "unreferenced_blobs",
-                                  (json_int_t)v.unreferenced_blobs));
+        print_json_line(json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "records", (json_int_t)v.records, "blobs", (json_int_t)v.blobs, "bytes",
+                                  (json_int_t)v.bytes, "bad_records", (json_int_t)v.bad_records, "bad_blobs", (json_int_t)v.bad_blobs,
+                                  "missing_blobs", (json_int_t)v.missing_blobs, "unreferenced_blobs", (json_int_t)v.unreferenced_blobs));
     else
-        printf("%llu records, %llu blobs, %llu bytes: %llu defects%s\n", (unsigned long long)v.records, (unsigned long long)v.blobs, (unsigned long long)v.bytes,
-               (unsigned long long)bad, bad && repair ? ", repaired: what is missing is made again by apply" : "");
-    return bad && !repair ? err_set(e, ERR_INTEGRITY, "the cache has %llu defects (repair them with `gptqpipe cache verify --repair`)", (unsigned long long)bad) : 0;
+        printf("%llu records, %llu blobs, %llu bytes: %llu defects%s\n", (unsigned long long)v.records, (unsigned long long)v.blobs,
+               (unsigned long long)v.bytes, (unsigned long long)bad,
+               bad && repair ? ", repaired: what is missing is made again by apply" : "");
+    return bad && !repair ? err_set(e, ERR_INTEGRITY, "the cache has %llu defects (repair them with `gptqpipe cache verify --repair`)",
+                                    (unsigned long long)bad)
+                          : 0;
 }
 
 static int evict(struct store *s, const char *key, struct err *e)
@@ -119,7 +123,7 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     bool repair = false, json = false;
     struct option_def defs[] = {
         {"repair", 0, OPT_FLAG, &repair, NULL, "verify: remove bad records, set bad files aside"},
-        {"json", 0, OPT_FLAG, &json, NULL, "one JSON object a line"},
+        {"json",   0, OPT_FLAG, &json,   NULL, "one JSON object a line"                         },
         OPTION_END,
     };
     int n = options_parse(c, defs, argc, argv);

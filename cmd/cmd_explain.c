@@ -47,8 +47,11 @@ static int explain_node(struct project *p, const struct plan_node *n, bool hits,
     enum store_miss miss;
     if (n->action == PLAN_HIT && !hits)
         return 0;
-    printf("%s: %s (%s%s%s)\n", n->name, n->action == PLAN_HIT ? "up to date" : n->action == PLAN_RUN ? "runs" : "may run", reason_text(n->reason), n->field ? ": " : "",
-           n->field ? n->field : "");
+    printf("%s: %s (%s%s%s)\n", n->name,
+           n->action == PLAN_HIT   ? "up to date"
+           : n->action == PLAN_RUN ? "runs"
+                                   : "may run",
+           reason_text(n->reason), n->field ? ": " : "", n->field ? n->field : "");
     if (n->action == PLAN_RUN && n->last_key && n->preimage && strcmp(n->last_key, n->key) != 0)
         return print_differences(p, n, e);
     if (n->action != PLAN_HIT || !n->preimage)
@@ -89,4 +92,7 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     return project_close(&p, c, rc);
 }
 
-const struct command cmd_explain = {.name = "explain", .summary = "why a node runs, field by field", .usage = "explain STAGE[/NODE] [MANIFEST] [--set VAR=VALUE]...", .run = run};
+const struct command cmd_explain = {.name = "explain",
+                                    .summary = "why a node runs, field by field",
+                                    .usage = "explain STAGE[/NODE] [MANIFEST] [--set VAR=VALUE]...",
+                                    .run = run};

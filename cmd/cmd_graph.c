@@ -6,10 +6,10 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     struct option_list sets = {NULL, 0, 0};
     bool dot = false, mermaid = false, ascii = false;
     struct option_def defs[] = {
-        {"dot", 0, OPT_FLAG, &dot, NULL, "for Graphviz"},
-        {"mermaid", 0, OPT_FLAG, &mermaid, NULL, "for Mermaid"},
-        {"ascii", 0, OPT_FLAG, &ascii, NULL, "plain lines (default)"},
-        {"set", 0, OPT_LIST, &sets, "VAR=VALUE", "another value for a variable of the manifest"},
+        {"dot",     0, OPT_FLAG, &dot,     NULL,        "for Graphviz"                                },
+        {"mermaid", 0, OPT_FLAG, &mermaid, NULL,        "for Mermaid"                                 },
+        {"ascii",   0, OPT_FLAG, &ascii,   NULL,        "plain lines (default)"                       },
+        {"set",     0, OPT_LIST, &sets,    "VAR=VALUE", "another value for a variable of the manifest"},
         OPTION_END,
     };
     int n = options_parse(c, defs, argc, argv);
@@ -31,4 +31,5 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     return rc;
 }
 
-const struct command cmd_graph = {.name = "graph", .summary = "draw the stages", .usage = "graph [MANIFEST] [--dot|--mermaid|--ascii] [--set VAR=VALUE]...", .run = run};
+const struct command cmd_graph = {
+    .name = "graph", .summary = "draw the stages", .usage = "graph [MANIFEST] [--dot|--mermaid|--ascii] [--set VAR=VALUE]...", .run = run};

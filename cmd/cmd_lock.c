@@ -14,8 +14,8 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     bool check = false, differs = false;
     const char *update = NULL;
     struct option_def defs[] = {
-        {"update", 0, OPT_STR, &update, "NAME", "only this source"},
-        {"check", 0, OPT_FLAG, &check, NULL, "write nothing; exit 2 when the lock is not up to date"},
+        {"update", 0, OPT_STR,  &update, "NAME", "only this source"                                     },
+        {"check",  0, OPT_FLAG, &check,  NULL,   "write nothing; exit 2 when the lock is not up to date"},
         PROJECT_SET(&p),
         OPTION_END,
     };

@@ -43,12 +43,12 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     bool json = false;
     struct option_def defs[] = {
         PROJECT_TARGET(&p),
-        {"jobs", 'j', OPT_INT, &p.jobs, "N", "stages at once (for apply)", .lo = 1, .hi = 256},
-        {"keep-going", 'k', OPT_FLAG, &p.keep_going, NULL, "go on after a failure (for apply)"},
+        {"jobs",                               'j', OPT_INT, &p.jobs, "N",                                "stages at once (for apply)",           .lo = 1, .hi = 256},
+        {"keep-going",                           'k',                              OPT_FLAG,                          &p.keep_going,    NULL, "go on after a failure (for apply)"},
         PROJECT_SET(&p),
         PROJECT_FORCE(&p),
         PROJECT_FROZEN(&p),
-        {"json", 0, OPT_FLAG, &json, NULL, "one JSON object a line"},
+        {"json", 0,    OPT_FLAG,      &json,            NULL,                                   "one JSON object a line"                                                              },
         OPTION_END,
     };
     int n = options_parse(c, defs, argc, argv);
@@ -73,5 +73,6 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
 
 const struct command cmd_plan = {.name = "plan",
                                  .summary = "what apply would do, and why (exit 2: there is work)",
-                                 .usage = "plan [MANIFEST] [-t STAGE[/NODE]]... [--set VAR=VALUE]... [--force STAGE] [--frozen-lock] [--json]",
+                                 .usage =
+                                     "plan [MANIFEST] [-t STAGE[/NODE]]... [--set VAR=VALUE]... [--force STAGE] [--frozen-lock] [--json]",
                                  .run = run};

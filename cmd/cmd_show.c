@@ -9,7 +9,8 @@ static json_t *node_json(const struct plan_node *n)
     json_t *outputs = json_array();
     for (size_t i = 0; i < n->result->outputs.count; i++) {
         const struct fileset_file *f = &n->result->outputs.files[i];
-        json_array_append_new(outputs, json_pack("{s:s,s:s,s:I,s:s}", "path", f->name, "sha256", f->sha256, "bytes", (json_int_t)f->bytes, "file", f->path));
+        json_array_append_new(
+            outputs, json_pack("{s:s,s:s,s:I,s:s}", "path", f->name, "sha256", f->sha256, "bytes", (json_int_t)f->bytes, "file", f->path));
     }
     json_t *o = json_pack("{s:s,s:s,s:o}", "node", n->name, "digest", n->result->digest, "outputs", outputs);
     json_object_set_new(o, "key", n->key[0] ? json_string(n->key) : json_null());
@@ -42,7 +43,10 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
 {
     struct project p = {.jobs = 0};
     bool json = false;
-    struct option_def defs[] = {PROJECT_SET(&p), {"json", 0, OPT_FLAG, &json, NULL, "one JSON object a node"}, OPTION_END};
+    struct option_def defs[] = {
+        PROJECT_SET(&p), {"json", 0, OPT_FLAG, &json, NULL, "one JSON object a node"},
+         OPTION_END
+    };
     int n = options_parse(c, defs, argc, argv);
     if (n < 0)
         return n;
@@ -58,8 +62,8 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
         if (!node_matches(&node, argv[1]))
             continue;
         if (!node.result || !node.result->known)
-            rc = err_set(&c->err, ERR_NOTFOUND, "%s is not made yet, or is out of date (%s%s%s): run `gptqpipe apply -t %s`", node.name, reason_text(node.reason),
-                         node.field ? ": " : "", node.field ? node.field : "", node.stage);
+            rc = err_set(&c->err, ERR_NOTFOUND, "%s is not made yet, or is out of date (%s%s%s): run `gptqpipe apply -t %s`", node.name,
+                         reason_text(node.reason), node.field ? ": " : "", node.field ? node.field : "", node.stage);
         else if (json)
             print_json_line(node_json(&node));
         else
@@ -68,4 +72,5 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     return project_close(&p, c, rc);
 }
 
-const struct command cmd_show = {.name = "show", .summary = "what a stage made", .usage = "show STAGE[/NODE] [MANIFEST] [--set VAR=VALUE]... [--json]", .run = run};
+const struct command cmd_show = {
+    .name = "show", .summary = "what a stage made", .usage = "show STAGE[/NODE] [MANIFEST] [--set VAR=VALUE]... [--json]", .run = run};

@@ -16,8 +16,8 @@ static const char *row_text(const struct row *r)
 static void print_row(const struct row *r, bool json)
 {
     if (json)
-        print_json_line(json_pack("{s:s,s:s,s:I,s:I,s:I}", "stage", r->stage, "status", row_text(r), "run", (json_int_t)r->counts[PLAN_RUN], "maybe",
-                                  (json_int_t)r->counts[PLAN_MAYBE], "hit", (json_int_t)r->counts[PLAN_HIT]));
+        print_json_line(json_pack("{s:s,s:s,s:I,s:I,s:I}", "stage", r->stage, "status", row_text(r), "run", (json_int_t)r->counts[PLAN_RUN],
+                                  "maybe", (json_int_t)r->counts[PLAN_MAYBE], "hit", (json_int_t)r->counts[PLAN_HIT]));
     else
         printf("%-24s %-10s  %zu of %zu done\n", r->stage, row_text(r), r->counts[PLAN_HIT], r->counts[0] + r->counts[1] + r->counts[2]);
 }
@@ -26,7 +26,10 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
 {
     struct project p = {.jobs = 0};
     bool json = false;
-    struct option_def defs[] = {PROJECT_SET(&p), {"json", 0, OPT_FLAG, &json, NULL, "one JSON object a stage"}, OPTION_END};
+    struct option_def defs[] = {
+        PROJECT_SET(&p), {"json", 0, OPT_FLAG, &json, NULL, "one JSON object a stage"},
+         OPTION_END
+    };
     int n = options_parse(c, defs, argc, argv);
     if (n < 0)
         return n;
@@ -47,4 +50,7 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     return rc ? rc : work ? 2 : 0;
 }
 
-const struct command cmd_status = {.name = "status", .summary = "which stages are up to date (exit 2: not all)", .usage = "status [MANIFEST] [--set VAR=VALUE]... [--json]", .run = run};
+const struct command cmd_status = {.name = "status",
+                                   .summary = "which stages are up to date (exit 2: not all)",
+                                   .usage = "status [MANIFEST] [--set VAR=VALUE]... [--json]",
+                                   .run = run};

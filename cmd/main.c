@@ -45,7 +45,8 @@ char *cmd_cache_dir(struct cmd_ctx *c, const char *manifest_dir)
 
 static void help(FILE *out)
 {
-    fprintf(out, "gptqpipe %s: one manifest to one verified, reproducible GPTQ checkpoint\n\nusage: gptqpipe COMMAND [OPTIONS]\n\n", GPTQPIPE_VERSION);
+    fprintf(out, "gptqpipe %s: one manifest to one verified, reproducible GPTQ checkpoint\n\nusage: gptqpipe COMMAND [OPTIONS]\n\n",
+            GPTQPIPE_VERSION);
     for (size_t i = 0; i < COMMANDS; i++)
         fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(out, "\n`gptqpipe COMMAND -h` lists a command's options.\n");
@@ -77,7 +78,8 @@ static bool reader_gone(void)
     return poll(&p, 1, 0) == 1 && (p.revents & POLLERR);
 }
 
-/* A reader that went away is no error of ours; anything else that kept results from being written is. The write that failed may be long past, and its errno gone. */
+/* A reader that went away is no error of ours; anything else that kept results from being written is. The write that failed may be long
+ * past, and its errno gone. */
 static int flush_stdout(int status)
 {
     errno = 0;
@@ -115,7 +117,9 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct cmd_ctx c = {.o = {.isa = "auto", .device = "auto"}};
+    struct cmd_ctx c = {
+        .o = {.isa = "auto", .device = "auto"}
+    };
     signal(SIGPIPE, SIG_IGN);
     return flush_stdout(run(&c, argc, argv));
 }

@@ -16,17 +16,17 @@ static bool help_asked;
 static void common_defs(struct common_options *o, struct option_def defs[COMMON_COUNT])
 {
     const struct option_def list[COMMON_COUNT] = {
-        {"directory", 'C', OPT_STR, &o->dir, "DIR", "go to DIR first"},
-        {"cache", 0, OPT_STR, &o->cache, "DIR", "the cache's folder"},
-        {"threads", 0, OPT_INT, &o->threads, "N", "threads to use (default: all cores)", .lo = 1, .hi = 4096},
-        {"isa", 0, OPT_STR, &o->isa, "ISA", "auto, scalar, avx2 or avx512", "auto|scalar|avx2|avx512"},
-        {"device", 0, OPT_STR, &o->device, "DEVICE", "auto, cpu or cuda[:N]"},
-        {"numerics", 0, OPT_STR, &o->numerics, "CLASS", "numerics class: auto or cpu"},
-        {"events", 0, OPT_STR, &o->events, "FILE|fd:N", "write events as JSON lines"},
-        {"offline", 0, OPT_FLAG, &o->offline, NULL, "no network"},
-        {"quiet", 'q', OPT_FLAG, &o->quiet, NULL, "errors only"},
-        {"verbose", 'v', OPT_COUNT, &o->verbose, NULL, "say more"},
-        {"help", 'h', OPT_FLAG, &help_asked, NULL, "this text"},
+        {"directory",                     'C',                       OPT_STR, &o->dir,     "DIR",            "go to DIR first"                                           },
+        {"cache",                         0,                         OPT_STR, &o->cache,   "DIR",            "the cache's folder"                                        },
+        {"threads",                       0,                         OPT_INT, &o->threads, "N",              "threads to use (default: all cores)",                        .lo = 1, .hi = 4096},
+        {"isa",                     0,                                              OPT_STR,                                                 &o->isa,                                       "ISA",   "auto, scalar, avx2 or avx512",        "auto|scalar|avx2|avx512"},
+        {"device", 0, OPT_STR,        &o->device,            "DEVICE",                         "auto, cpu or cuda[:N]"                                                                      },
+        {"numerics",                       0,                         OPT_STR,                                &o->numerics,                       "CLASS","numerics class: auto or cpu"},
+        {"events",                        0,                    OPT_STR,                           &o->events,         "FILE|fd:N",          "write events as JSON lines"                                                                                             },
+        {"offline",                    0,                 OPT_FLAG,                        &o->offline,                   NULL,      "no network"},
+        {"quiet",                           'q',                                        OPT_FLAG,                                               &o->quiet,                                  NULL,                "errors only"                                                                                },
+        {"verbose",                           'v',                                       OPT_COUNT,                                              &o->verbose,                NULL,"say more"},
+        {"help",                           'h',                                          OPT_FLAG,                                                 &help_asked,                                        NULL,                                        "this text"                                                                                                                                  },
     };
     memcpy(defs, list, sizeof list);
 }
@@ -56,7 +56,8 @@ static bool takes_value(const struct option_def *d)
 static int bad(struct cmd_ctx *c, const struct option_def *d, const char *value)
 {
     if (d->type == OPT_INT)
-        return err_set(&c->err, ERR_USAGE, "--%s wants a whole number from %lld to %lld, not '%s'", d->name, (long long)d->lo, (long long)d->hi, value);
+        return err_set(&c->err, ERR_USAGE, "--%s wants a whole number from %lld to %lld, not '%s'", d->name, (long long)d->lo,
+                       (long long)d->hi, value);
     if (d->type == OPT_REAL && d->real_lo != d->real_hi)
         return err_set(&c->err, ERR_USAGE, "--%s wants a number from %g to %g, not '%s'", d->name, d->real_lo, d->real_hi, value);
     if (d->type == OPT_BOOL)
@@ -145,7 +146,8 @@ static int unknown(struct cmd_ctx *c, const struct table *t, const char *name)
     for (size_t i = 0; i < t->count; i++)
         names[i] = t->all[i]->name;
     const char *near = nearest_name(name, names, t->count);
-    return err_set(&c->err, ERR_USAGE, "unknown option --%s%s%s%s", name, near ? " (did you mean --" : "", near ? near : "", near ? "?)" : "");
+    return err_set(&c->err, ERR_USAGE, "unknown option --%s%s%s%s", name, near ? " (did you mean --" : "", near ? near : "",
+                   near ? "?)" : "");
 }
 
 /* --name, --name=value, --name value. *i is at the option and moves to the last argument used. */
@@ -226,7 +228,8 @@ int options_positional(struct cmd_ctx *c, int n, int lo, int hi, const char *wha
 {
     if (n >= lo && n <= hi)
         return 0;
-    return err_set(&c->err, ERR_USAGE, "%s wants %s, not %d argument%s (see `gptqpipe %s -h`)", c->command->name, what, n, n == 1 ? "" : "s", c->command->name);
+    return err_set(&c->err, ERR_USAGE, "%s wants %s, not %d argument%s (see `gptqpipe %s -h`)", c->command->name, what, n,
+                   n == 1 ? "" : "s", c->command->name);
 }
 
 int options_leading(struct cmd_ctx *c, int argc, char **argv)
@@ -248,7 +251,8 @@ int options_leading(struct cmd_ctx *c, int argc, char **argv)
 static void print_option(const struct option_def *d)
 {
     char left[64];
-    int n = snprintf(left, sizeof left, "  %c%c%s --%s%s%s", d->letter ? '-' : ' ', d->letter ? d->letter : ' ', d->letter ? "," : " ", d->name, d->arg ? " " : "", d->arg ? d->arg : "");
+    int n = snprintf(left, sizeof left, "  %c%c%s --%s%s%s", d->letter ? '-' : ' ', d->letter ? d->letter : ' ', d->letter ? "," : " ",
+                     d->name, d->arg ? " " : "", d->arg ? d->arg : "");
     printf("%-*s  %s\n", n > 30 ? n : 30, left, d->help);
 }
 

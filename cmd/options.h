@@ -1,7 +1,8 @@
 /* Declarative option tables: parsing, checks and the text of -h come from one list.
  *
- * Forms: --name VALUE, --name=VALUE, -x VALUE, -xVALUE, flags -q, -vv; options and positional arguments in any order; `--` ends the options.
- * A lone "-" is positional. The common options (-C --cache --threads --isa --device --numerics --events --offline -q -v -h) are known to every command. */
+ * Forms: --name VALUE, --name=VALUE, -x VALUE, -xVALUE, flags -q, -vv; options and positional arguments in any order; `--` ends the
+ * options. A lone "-" is positional. The common options (-C --cache --threads --isa --device --numerics --events --offline -q -v -h) are
+ * known to every command. */
 #ifndef CMD_OPTIONS_H
 #define CMD_OPTIONS_H
 
@@ -42,10 +43,13 @@ struct option_def {
     bool *given; /* may be NULL: set to true when the option was written */
 };
 
-#define OPTION_END {.type = OPT_END}
+#define OPTION_END                                                                                                                         \
+    {                                                                                                                                      \
+        .type = OPT_END                                                                                                                    \
+    }
 
-/* Parses argv[1..argc). defs ends with OPTION_END. Positional arguments end up in argv[1..n]; returns n, or -ERR_USAGE with c->err filled, or OPTIONS_HELP after -h
- * printed the help: return it as it is. Changes to -C's folder. */
+/* Parses argv[1..argc). defs ends with OPTION_END. Positional arguments end up in argv[1..n]; returns n, or -ERR_USAGE with c->err filled,
+ * or OPTIONS_HELP after -h printed the help: return it as it is. Changes to -C's folder. */
 enum { OPTIONS_HELP = -1000 };
 int options_parse(struct cmd_ctx *c, const struct option_def *defs, int argc, char **argv);
 /* Fails with -ERR_USAGE unless lo <= n <= hi; `what` names the arguments: "MODEL and PATH". */

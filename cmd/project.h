@@ -16,12 +16,25 @@ struct project {
 };
 
 /* Rows for an option table. */
-#define PROJECT_SET(p) {"set", 0, OPT_LIST, &(p)->sets, "VAR=VALUE", "another value for a variable of the manifest"}
-#define PROJECT_TARGET(p) {"target", 't', OPT_LIST, &(p)->targets, "STAGE[/NODE]", "only this and what it needs; may be repeated"}
-#define PROJECT_FORCE(p) {"force", 0, OPT_LIST, &(p)->forced, "STAGE[/NODE]", "run it again although the cache has it"}
-#define PROJECT_FROZEN(p) {"frozen-lock", 0, OPT_FLAG, &(p)->frozen_lock, NULL, "the lock file must match (default when CI=true)"}
+#define PROJECT_SET(p)                                                                                                                     \
+    {                                                                                                                                      \
+        "set", 0, OPT_LIST, &(p)->sets, "VAR=VALUE", "another value for a variable of the manifest"                                        \
+    }
+#define PROJECT_TARGET(p)                                                                                                                  \
+    {                                                                                                                                      \
+        "target", 't', OPT_LIST, &(p)->targets, "STAGE[/NODE]", "only this and what it needs; may be repeated"                             \
+    }
+#define PROJECT_FORCE(p)                                                                                                                   \
+    {                                                                                                                                      \
+        "force", 0, OPT_LIST, &(p)->forced, "STAGE[/NODE]", "run it again although the cache has it"                                       \
+    }
+#define PROJECT_FROZEN(p)                                                                                                                  \
+    {                                                                                                                                      \
+        "frozen-lock", 0, OPT_FLAG, &(p)->frozen_lock, NULL, "the lock file must match (default when CI=true)"                             \
+    }
 
-/* Loads the manifest (NULL: manifest.yaml). json: a second sink of events (stdout), NULL for none; human: progress and notes, NULL for none. */
+/* Loads the manifest (NULL: manifest.yaml). json: a second sink of events (stdout), NULL for none; human: progress and notes, NULL for
+ * none. */
 int project_open(struct project *p, struct cmd_ctx *c, const char *manifest, FILE *json, FILE *human);
 /* Adds a target as -t does; before project_open. */
 void project_target(struct project *p, const char *target);

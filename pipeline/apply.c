@@ -63,8 +63,14 @@ static bool run_round(struct apply *a)
 {
     struct pipeline *p = a->p;
     unsigned char *results = xcalloc(a->count, 1);
-    struct scheduler s = {.count = a->count, .needs = needs, .run = run_task, .arg = a, .jobs = p->c.jobs < 1 ? 1 : p->c.jobs, .keep_going = p->c.keep_going,
-                          .memory_bytes = io_memory_bytes(), .stop = stopping};
+    struct scheduler s = {.count = a->count,
+                          .needs = needs,
+                          .run = run_task,
+                          .arg = a,
+                          .jobs = p->c.jobs < 1 ? 1 : p->c.jobs,
+                          .keep_going = p->c.keep_going,
+                          .memory_bytes = io_memory_bytes(),
+                          .stop = stopping};
     if ((size_t)s.jobs > a->count)
         s.jobs = a->count ? (int)a->count : 1;
     a->threads = p->c.threads / s.jobs > 1 ? p->c.threads / s.jobs : 1;
@@ -138,10 +144,11 @@ static void end_events(struct pipeline *p, const struct apply_result *out)
 {
     char text[ERR_TEXT_BYTES + ERR_FILE_BYTES + 64];
     for (size_t i = 0; i < out->error_count; i++)
-        events_emit(p->c.events, "error", json_pack("{s:s,s:s}", "code", err_name(out->errors[i].code), "text", err_format(&out->errors[i], text, sizeof text)));
+        events_emit(p->c.events, "error",
+                    json_pack("{s:s,s:s}", "code", err_name(out->errors[i].code), "text", err_format(&out->errors[i], text, sizeof text)));
     events_emit(p->c.events, "run_end",
-                json_pack("{s:I,s:I,s:I,s:O,s:I}", "ran", (json_int_t)out->ran, "hit", (json_int_t)out->hit, "failed", (json_int_t)out->failed, "kernels", out->kernels,
-                          "ms", (json_int_t)(out->seconds * 1000)));
+                json_pack("{s:I,s:I,s:I,s:O,s:I}", "ran", (json_int_t)out->ran, "hit", (json_int_t)out->hit, "failed",
+                          (json_int_t)out->failed, "kernels", out->kernels, "ms", (json_int_t)(out->seconds * 1000)));
 }
 
 int pipeline_apply(struct pipeline *p, struct apply_result *out, struct err *e)

@@ -1,5 +1,5 @@
-/* Runs the nodes of one stage on one thread. A chained stage's state is opened at the first node that must run, brought up to it by replaying the cached
- * nodes before it, and closed at the end; a hit is replayed only when a later node must run. */
+/* Runs the nodes of one stage on one thread. A chained stage's state is opened at the first node that must run, brought up to it by
+ * replaying the cached nodes before it, and closed at the end; a hit is replayed only when a later node must run. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,8 +18,8 @@ struct runner {
     size_t node;
     char *scratch;
     void *chain;
-    bool open;         /* scratch made, chain opened, memory held */
-    size_t advanced;   /* nodes that the chain's state has behind it */
+    bool open;       /* scratch made, chain opened, memory held */
+    size_t advanced; /* nodes that the chain's state has behind it */
     uint64_t memory;
 };
 
@@ -128,7 +128,8 @@ static int open_runner(struct runner *x, struct err *e)
     x->memory = memory_of(x->sr);
     if (x->memory > p->scheduler->memory_bytes) {
         char text[160];
-        snprintf(text, sizeof text, "is estimated to need %.1f GiB of memory, and there are %.1f", (double)x->memory / 0x1p30, (double)p->scheduler->memory_bytes / 0x1p30);
+        snprintf(text, sizeof text, "is estimated to need %.1f GiB of memory, and there are %.1f", (double)x->memory / 0x1p30,
+                 (double)p->scheduler->memory_bytes / 0x1p30);
         events_warning(p->c.events, x->sr->def->name, text);
     }
     int rc = store_begin(p->store, &x->scratch, e);
@@ -169,7 +170,10 @@ static int publish(struct runner *x, size_t node, const char *dir, double wall_s
 {
     struct stage_run *sr = x->sr;
     struct node_run *run = &sr->runs[node];
-    struct record r = {.preimage = xstrdup(run->preimage), .metrics = json_incref(x->r.metrics), .created_unix_s = (int64_t)time(NULL), .wall_s = wall_s,
+    struct record r = {.preimage = xstrdup(run->preimage),
+                       .metrics = json_incref(x->r.metrics),
+                       .created_unix_s = (int64_t)time(NULL),
+                       .wall_s = wall_s,
                        .peak_rss_bytes = io_peak_rss_bytes()};
     memcpy(r.key, run->key, HASH_HEX);
     r.reason = run->field ? xasprintf("%s: %s", reason_text(run->reason), run->field) : xstrdup(reason_text(run->reason));
@@ -256,9 +260,18 @@ static int run_node(struct runner *x, size_t node, struct err *e)
 int stage_apply(struct stage_run *sr, void *pool, struct err *e)
 {
     struct pipeline *p = sr->p;
-    struct runner x = {.r = {.threads = pool_threads(pool), .pool = pool, .isa = p->c.isa, .device = p->c.device, .numerics = p->numerics, .progress = progress,
-                             .note = note, .count_kernel = count_kernel, .pipeline = sr},
-                       .sr = sr};
+    struct runner x = {
+        .r = {.threads = pool_threads(pool),
+              .pool = pool,
+              .isa = p->c.isa,
+              .device = p->c.device,
+              .numerics = p->numerics,
+              .progress = progress,
+              .note = note,
+              .count_kernel = count_kernel,
+              .pipeline = sr},
+        .sr = sr
+    };
     int rc = stage_prepare(sr, e);
     if (!rc && !sr->final)
         rc = err_set(e, ERR_FAIL, "stage '%s': its nodes are not known although all inputs are", sr->def->name);

@@ -7,19 +7,20 @@
 #include "pipeline/base/mem.h"
 #include "pipeline/manifest.h"
 
-static int resolve_ref(const struct manifest *m, const struct map *names, const struct manifest_stage *s, struct manifest_ref *r, struct err *e)
+static int resolve_ref(const struct manifest *m, const struct map *names, const struct manifest_stage *s, struct manifest_ref *r,
+                       struct err *e)
 {
     const struct manifest_stage *target = map_get(names, r->stage);
     char want[128], have[128];
     if (!target) {
         const char *near = manifest_near(m, r->stage);
-        return err_at(e, ERR_MANIFEST, m->path, r->at.line, r->at.col, "stage '%s': '%s' refers to unknown stage '%s'%s%s%s", s->name, r->field->name, r->stage,
-                      near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+        return err_at(e, ERR_MANIFEST, m->path, r->at.line, r->at.col, "stage '%s': '%s' refers to unknown stage '%s'%s%s%s", s->name,
+                      r->field->name, r->stage, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
     }
     r->target = (size_t)(target - m->stages);
     if (!(target->kind->artifacts & r->field->t.mask))
-        return err_at(e, ERR_MANIFEST, m->path, r->at.line, r->at.col, "stage '%s': '%s' takes %s, and '%s' (%s) makes %s", s->name, r->field->name,
-                      schema_artifacts_text(r->field->t.mask, want, sizeof want), r->stage, target->kind->name,
+        return err_at(e, ERR_MANIFEST, m->path, r->at.line, r->at.col, "stage '%s': '%s' takes %s, and '%s' (%s) makes %s", s->name,
+                      r->field->name, schema_artifacts_text(r->field->t.mask, want, sizeof want), r->stage, target->kind->name,
                       schema_artifacts_text(target->kind->artifacts, have, sizeof have));
     return 0;
 }

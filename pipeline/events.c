@@ -176,7 +176,8 @@ void events_progress(struct events *v, const char *node, double done, double tot
     pthread_mutex_unlock(&v->lock);
 }
 
-void events_node_end(struct events *v, const char *node, const char *result, const char *key, double seconds, const json_t *metrics, const json_t *outputs)
+void events_node_end(struct events *v, const char *node, const char *result, const char *key, double seconds, const json_t *metrics,
+                     const json_t *outputs)
 {
     if (!v)
         return;

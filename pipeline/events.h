@@ -34,7 +34,8 @@ void events_emit(struct events *v, const char *type, json_t *body); /* body: an 
 void events_node_start(struct events *v, const char *node, const char *reason, const char *field, const char *key);
 void events_progress(struct events *v, const char *node, double done, double total, const char *label);
 /* result: "ran", "hit" or "failed". metrics and outputs are borrowed, may be NULL. */
-void events_node_end(struct events *v, const char *node, const char *result, const char *key, double seconds, const json_t *metrics, const json_t *outputs);
+void events_node_end(struct events *v, const char *node, const char *result, const char *key, double seconds, const json_t *metrics,
+                     const json_t *outputs);
 void events_note(struct events *v, const char *node, const char *text);
 void events_warning(struct events *v, const char *node, const char *text);
 

@@ -3,7 +3,8 @@
 #include "pipeline/base/buf.h"
 #include "pipeline/base/json.h"
 
-void key_compute(const struct stage_kind *kind, const json_t *fields, const char *numerics, const char *salt, char **preimage, char key[HASH_HEX])
+void key_compute(const struct stage_kind *kind, const json_t *fields, const char *numerics, const char *salt, char **preimage,
+                 char key[HASH_HEX])
 {
     json_t *o = json_object();
     json_object_set_new(o, "v", json_integer(KEY_VERSION));

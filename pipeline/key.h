@@ -13,6 +13,7 @@
 enum { KEY_VERSION = 1 };
 
 /* fields is borrowed. *preimage is the caller's to free. */
-void key_compute(const struct stage_kind *kind, const json_t *fields, const char *numerics, const char *salt, char **preimage, char key[HASH_HEX]);
+void key_compute(const struct stage_kind *kind, const json_t *fields, const char *numerics, const char *salt, char **preimage,
+                 char key[HASH_HEX]);
 
 #endif

@@ -71,8 +71,8 @@ static int check_version(const struct loader *l, const struct yaml_node *root)
     if (!v)
         return fail(l, root->at, "'version: 1' is missing");
     if (v->type != YAML_SCALAR || strcmp(v->text, "1") != 0)
-        return fail(l, v->at, "version must be 1, not %s%s%s", v->type == YAML_SCALAR ? "'" : "", v->type == YAML_SCALAR ? v->text : yaml_type_name(v),
-                    v->type == YAML_SCALAR ? "'" : "");
+        return fail(l, v->at, "version must be 1, not %s%s%s", v->type == YAML_SCALAR ? "'" : "",
+                    v->type == YAML_SCALAR ? v->text : yaml_type_name(v), v->type == YAML_SCALAR ? "'" : "");
     return 0;
 }
 
@@ -199,7 +199,8 @@ static int load_field(struct loader *l, struct manifest_stage *s, const struct s
         return -ERR_MANIFEST;
     if (!v || json_is_null(v)) {
         if (schema_required(f))
-            return p ? fail(l, p->key->at, "stage '%s': '%s' has no value", s->name, f->name) : fail(l, s->at, "stage '%s': '%s' is missing", s->name, f->name);
+            return p ? fail(l, p->key->at, "stage '%s': '%s' has no value", s->name, f->name)
+                     : fail(l, s->at, "stage '%s': '%s' is missing", s->name, f->name);
         json_decref(v);
         v = typed_default(f);
     } else if (f->role == ROLE_EDGE) {
@@ -263,7 +264,8 @@ static int load_stages(struct loader *l, const struct yaml_node *root)
     return 0;
 }
 
-int manifest_parse(const char *path, const char *text, size_t bytes, const char *const *sets, size_t set_count, struct manifest **out, struct err *e)
+int manifest_parse(const char *path, const char *text, size_t bytes, const char *const *sets, size_t set_count, struct manifest **out,
+                   struct err *e)
 {
     struct manifest *m = xcalloc(1, sizeof *m);
     m->path = arena_strdup(&m->arena, path);
@@ -342,7 +344,8 @@ static const struct yaml_node *step(const struct yaml_node *n, const char **path
         const struct yaml_node *match = n->type == YAML_LIST ? yaml_get(n->items[i], "match") : NULL;
         char number[24];
         snprintf(number, sizeof number, "%zu", i);
-        const char *names[] = {n->type == YAML_MAP ? n->pairs[i].key->text : number, match && match->type == YAML_SCALAR ? match->text : NULL};
+        const char *names[] = {n->type == YAML_MAP ? n->pairs[i].key->text : number,
+                               match && match->type == YAML_SCALAR ? match->text : NULL};
         for (size_t j = 0; j < 2 && names[j]; j++) {
             size_t len = strlen(names[j]);
             if (strncmp(*path, names[j], len) != 0 || ((*path)[len] && (*path)[len] != '.'))

@@ -38,7 +38,8 @@ static int check(const struct lockfile *l, struct err *e)
     if (!json_is_integer(version))
         return err_set(e, ERR_LOCK, "%s: no version: not a lock file", l->path);
     if (json_integer_value(version) != LOCK_VERSION)
-        return err_set(e, ERR_LOCK, "%s: version %lld is newer than this program's %d", l->path, (long long)json_integer_value(version), LOCK_VERSION);
+        return err_set(e, ERR_LOCK, "%s: version %lld is newer than this program's %d", l->path, (long long)json_integer_value(version),
+                       LOCK_VERSION);
     if (!json_is_object(stages_of(l)) || (numerics && !json_is_string(numerics)))
         return err_set(e, ERR_LOCK, "%s: not a lock file", l->path);
     const char *stage;
@@ -103,9 +104,8 @@ void lockfile_compare(const struct lockfile *l, const char *stage, const struct 
             differ(out, files->files[i].name, was, files->files[i].sha256);
     }
     const char *name;
-    json_object_foreach(locked, name, f)
-        if (!fileset_find(files, name))
-            differ(out, name, json_string_value(json_object_get(f, "sha256")), NULL);
+    json_object_foreach(locked, name, f) if (!fileset_find(files, name))
+        differ(out, name, json_string_value(json_object_get(f, "sha256")), NULL);
 }
 
 void lockfile_set(struct lockfile *l, const char *stage, const struct fileset *files)
@@ -141,8 +141,7 @@ static const char **sorted_keys(const json_t *o)
     const char **keys = xcalloc(json_object_size(o), sizeof *keys), *key;
     size_t n = 0;
     json_t *v;
-    json_object_foreach((json_t *)(uintptr_t)o, key, v)
-        keys[n++] = key;
+    json_object_foreach((json_t *)(uintptr_t)o, key, v) keys[n++] = key;
     if (n)
         qsort(keys, n, sizeof *keys, by_text);
     return keys;
@@ -193,7 +192,8 @@ int lockfile_write(const struct lockfile *l, struct err *e)
     struct buf now = BUF_INIT, was = BUF_INIT;
     lockfile_text(l, &now);
     int rc = 0;
-    bool same = io_exists(l->path) && !io_read_file(l->path, LOCK_MAX_BYTES, &was, NULL) && was.len == now.len && !memcmp(was.data, now.data, now.len);
+    bool same = io_exists(l->path) && !io_read_file(l->path, LOCK_MAX_BYTES, &was, NULL) && was.len == now.len &&
+                !memcmp(was.data, now.data, now.len);
     if (!same)
         rc = io_write_file_atomic(l->path, now.data, now.len, e);
     buf_release(&now);

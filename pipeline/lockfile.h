@@ -1,4 +1,5 @@
-/* gptqpipe.lock, beside the manifest: what every moving reference was when it was last applied. JSON, one file a line, sorted, so that it merges.
+/* gptqpipe.lock, beside the manifest: what every moving reference was when it was last applied. JSON, one file a line, sorted, so that it
+ * merges.
  *
  *     {
  *       "version": 1,

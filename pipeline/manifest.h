@@ -36,8 +36,8 @@ struct manifest {
     const char *name;       /* "" when not given */
     const char *numerics;   /* NULL when not given */
     struct mark numerics_at;
-    const char *cache_dir; /* made relative to dir, NULL when not given */
-    const char *salt;      /* "" when not given */
+    const char *cache_dir;         /* made relative to dir, NULL when not given */
+    const char *salt;              /* "" when not given */
     struct manifest_stage *stages; /* in the file's order */
     size_t stage_count;
     size_t *order; /* indices of stages, inputs first */
@@ -45,16 +45,19 @@ struct manifest {
 
 enum { MANIFEST_MAX_STAGES = 1000 };
 
-/* sets: "VAR=VALUE" from the command line (-ERR_USAGE when malformed or not a variable of the manifest). Everything else wrong is -ERR_MANIFEST with a place. */
+/* sets: "VAR=VALUE" from the command line (-ERR_USAGE when malformed or not a variable of the manifest). Everything else wrong is
+ * -ERR_MANIFEST with a place. */
 int manifest_load(const char *path, const char *const *sets, size_t set_count, struct manifest **out, struct err *e);
 /* The same from memory; path is only a name. Opens no file. */
-int manifest_parse(const char *path, const char *text, size_t bytes, const char *const *sets, size_t set_count, struct manifest **out, struct err *e);
+int manifest_parse(const char *path, const char *text, size_t bytes, const char *const *sets, size_t set_count, struct manifest **out,
+                   struct err *e);
 void manifest_free(struct manifest *m);
 /* Index of a stage, or -1. */
 long manifest_find(const struct manifest *m, const char *stage);
 /* The nearest stage's name, or NULL. */
 const char *manifest_near(const struct manifest *m, const char *stage);
-/* Place of a parameter ("bits", "dynamic.<pattern>.bits", "prompts.0"): as deep as the path can be followed; the stage's own when not at all. */
+/* Place of a parameter ("bits", "dynamic.<pattern>.bits", "prompts.0"): as deep as the path can be followed; the stage's own when not at
+ * all. */
 struct mark manifest_place(const struct manifest_stage *s, const char *path);
 bool manifest_was_set(const struct manifest_stage *s, const char *field);
 

@@ -22,7 +22,8 @@ int pipeline_numerics(const char *asked, const char **out, struct err *e)
         *out = "cpu";
         return 0;
     }
-    return err_set(e, ERR_UNSUPPORTED, "numerics class '%s' is not served by this version: only 'cpu' is (and 'auto', which takes it)", asked);
+    return err_set(e, ERR_UNSUPPORTED, "numerics class '%s' is not served by this version: only 'cpu' is (and 'auto', which takes it)",
+                   asked);
 }
 
 static int set_numerics(struct pipeline *p, struct err *e)
@@ -72,14 +73,25 @@ static int init_stage(struct pipeline *p, size_t i, struct err *e)
             sr->kind = *k;
     if (!sr->kind)
         BUG("no vtable for kind %s", def->kind->name);
-    sr->ctx = (struct stage_ctx){.name = def->name, .manifest = p->m->path, .base_dir = p->m->dir, .params = def->params, .input_count = def->ref_count,
-                                 .place = place, .was_set = was_set, .note = note, .pipeline = sr};
+    sr->ctx = (struct stage_ctx){.name = def->name,
+                                 .manifest = p->m->path,
+                                 .base_dir = p->m->dir,
+                                 .params = def->params,
+                                 .input_count = def->ref_count,
+                                 .place = place,
+                                 .was_set = was_set,
+                                 .note = note,
+                                 .pipeline = sr};
     sr->ctx.inputs = xcalloc(def->ref_count, sizeof *sr->ctx.inputs);
     sr->files = xcalloc(def->ref_count, sizeof *sr->files);
     for (size_t r = 0; r < def->ref_count; r++) {
         struct stage_run *to = &p->stages[def->refs[r].target];
-        sr->ctx.inputs[r] = (struct stage_input){.field = def->refs[r].field->name, .stage = def->refs[r].stage, .files = &sr->files[r], .ctx = &to->ctx,
-                                                 .kind = p->m->stages[def->refs[r].target].kind->name, .pattern = def->refs[r].pattern};
+        sr->ctx.inputs[r] = (struct stage_input){.field = def->refs[r].field->name,
+                                                 .stage = def->refs[r].stage,
+                                                 .files = &sr->files[r],
+                                                 .ctx = &to->ctx,
+                                                 .kind = p->m->stages[def->refs[r].target].kind->name,
+                                                 .pattern = def->refs[r].pattern};
     }
     stage_reset(sr);
     int rc = sr->kind->check ? sr->kind->check(&sr->ctx, e) : 0;
@@ -94,7 +106,8 @@ static int find_target(const struct pipeline *p, const char *option, const char 
     int rc = 0;
     if (i < 0) {
         const char *near = manifest_near(p->m, name);
-        rc = err_set(e, ERR_USAGE, "%sthe manifest has no stage '%s'%s%s%s", option, name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+        rc = err_set(e, ERR_USAGE, "%sthe manifest has no stage '%s'%s%s%s", option, name, near ? " (did you mean '" : "", near ? near : "",
+                     near ? "'?)" : "");
     }
     free(name);
     *out = (size_t)i;
@@ -202,6 +215,7 @@ int lock_check_frozen(struct pipeline *p, struct err *e)
         return err_set(e, ERR_LOCK, "%s is missing, and the lock is frozen: write it with `gptqpipe lock`", p->lock.path);
     const char *locked = lockfile_numerics(&p->lock);
     if (locked && strcmp(locked, p->numerics) != 0)
-        return err_set(e, ERR_LOCK, "%s: the lock is frozen at numerics class '%s', and this run uses '%s'", p->lock.path, locked, p->numerics);
+        return err_set(e, ERR_LOCK, "%s: the lock is frozen at numerics class '%s', and this run uses '%s'", p->lock.path, locked,
+                       p->numerics);
     return 0;
 }

@@ -1,6 +1,7 @@
 /* The pipeline as cmd/ uses it: a manifest opened against a cache, then planned or applied.
  *
- *     manifest_load -> pipeline_open -> pipeline_plan and look at pipeline_nodes, or pipeline_apply, or pipeline_lock -> pipeline_close -> manifest_free
+ *     manifest_load -> pipeline_open -> pipeline_plan and look at pipeline_nodes, or pipeline_apply, or pipeline_lock -> pipeline_close ->
+ * manifest_free
  *
  * One pipeline belongs to one thread; apply starts its own. */
 #ifndef PIPELINE_PIPELINE_H
@@ -23,10 +24,10 @@ struct pipeline;
 struct pipeline_config {
     const struct stage_kind *const *kinds; /* NULL-terminated: stage_kinds, or a test's */
     const char *cache_dir;
-    const char *numerics;                  /* --numerics; NULL: the manifest's, else auto */
-    const char *isa, *device;              /* NULL: "auto" */
-    int threads, jobs;                     /* jobs: stages at once, each with threads / jobs threads */
-    const char *const *targets;            /* STAGE or STAGE/node; none: everything */
+    const char *numerics;       /* --numerics; NULL: the manifest's, else auto */
+    const char *isa, *device;   /* NULL: "auto" */
+    int threads, jobs;          /* jobs: stages at once, each with threads / jobs threads */
+    const char *const *targets; /* STAGE or STAGE/node; none: everything */
     size_t target_count;
     const char *const *forced;
     size_t forced_count;
@@ -47,14 +48,14 @@ const char *plan_action_text(enum plan_action a);
 /* One line of a plan. Strings are borrowed until the next plan, apply or close. */
 struct plan_node {
     const char *stage;
-    const char *node;    /* within the stage: "", "index", "layer.0"; NULL: the stage's nodes are not known yet */
-    const char *name;    /* "w4/layer.0" */
+    const char *node; /* within the stage: "", "index", "layer.0"; NULL: the stage's nodes are not known yet */
+    const char *name; /* "w4/layer.0" */
     enum plan_action action;
     enum reason reason;
-    const char *field;    /* what differs from the last time, NULL when not known */
-    const char *key;      /* "" while unknown */
-    const char *preimage; /* NULL while unknown */
-    const char *last_key; /* of the last apply, NULL when none */
+    const char *field;               /* what differs from the last time, NULL when not known */
+    const char *key;                 /* "" while unknown */
+    const char *preimage;            /* NULL while unknown */
+    const char *last_key;            /* of the last apply, NULL when none */
     const struct stage_node *result; /* outputs and metrics, once known; NULL with node */
 };
 
@@ -64,8 +65,8 @@ struct plan_node pipeline_node(const struct pipeline *p, size_t i);
 
 struct apply_result {
     uint64_t ran, hit, failed;
-    json_t *kernels;     /* {row: calls}; owned */
-    struct err *errors;  /* one for each failed stage, in the order of stages; verdicts after them; owned */
+    json_t *kernels;    /* {row: calls}; owned */
+    struct err *errors; /* one for each failed stage, in the order of stages; verdicts after them; owned */
     size_t error_count;
     double seconds;
 };
@@ -74,7 +75,9 @@ struct apply_result {
 int pipeline_apply(struct pipeline *p, struct apply_result *out, struct err *e);
 void apply_result_release(struct apply_result *r);
 
-/* Resolves the sources and writes the lock. update: only this stage, NULL for all. check: compares only; *differs tells, and note (may be NULL) is told each difference. */
-int pipeline_lock(struct pipeline *p, const char *update, bool check, bool *differs, void (*note)(void *arg, const char *line), void *arg, struct err *e);
+/* Resolves the sources and writes the lock. update: only this stage, NULL for all. check: compares only; *differs tells, and note (may be
+ * NULL) is told each difference. */
+int pipeline_lock(struct pipeline *p, const char *update, bool check, bool *differs, void (*note)(void *arg, const char *line), void *arg,
+                  struct err *e);
 
 #endif

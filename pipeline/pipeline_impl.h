@@ -39,7 +39,7 @@ struct stage_run {
     struct fileset *files; /* of each input, narrowed by its pattern */
     struct fileset source; /* of a source: where its files are */
     struct lock_difference lock;
-    bool wanted, whole; /* whole: all nodes, not only those named by -t */
+    bool wanted, whole;             /* whole: all nodes, not only those named by -t */
     bool resolved, expanded, final; /* final: expanded when all inputs were known */
     bool complete;                  /* all nodes known */
     size_t limit;                   /* nodes to go to */

@@ -59,7 +59,8 @@ struct plan_node pipeline_node(const struct pipeline *p, size_t index)
             continue;
         }
         if (!sr->expanded)
-            return (struct plan_node){.stage = sr->def->name, .name = sr->def->name, .action = PLAN_MAYBE, .reason = REASON_UPSTREAM_PENDING, .key = ""};
+            return (struct plan_node){
+                .stage = sr->def->name, .name = sr->def->name, .action = PLAN_MAYBE, .reason = REASON_UPSTREAM_PENDING, .key = ""};
         const struct node_run *run = &sr->runs[index];
         return (struct plan_node){.stage = sr->def->name,
                                   .node = sr->ctx.nodes[index].name,
@@ -84,21 +85,23 @@ static bool is_source(void *arg, const char *stage)
 
 static void say_difference(const struct stage_run *sr, void (*note)(void *arg, const char *line), void *arg)
 {
-    char *line = sr->lock.state == LOCK_ABSENT ? xasprintf("%s: not in the lock", sr->def->name)
-                                               : xasprintf("%s: %s: locked %s, found %s", sr->def->name, sr->lock.file, sr->lock.was, sr->lock.is);
+    char *line = sr->lock.state == LOCK_ABSENT
+                     ? xasprintf("%s: not in the lock", sr->def->name)
+                     : xasprintf("%s: %s: locked %s, found %s", sr->def->name, sr->lock.file, sr->lock.was, sr->lock.is);
     if (note)
         note(arg, line);
     free(line);
 }
 
-int pipeline_lock(struct pipeline *p, const char *update, bool check, bool *differs, void (*note)(void *arg, const char *line), void *arg, struct err *e)
+int pipeline_lock(struct pipeline *p, const char *update, bool check, bool *differs, void (*note)(void *arg, const char *line), void *arg,
+                  struct err *e)
 {
     long only = update ? manifest_find(p->m, update) : -1;
     *differs = !p->lock.exists;
     if (update && (only < 0 || !p->stages[only].kind->source)) {
         const char *near = manifest_near(p->m, update);
-        return err_set(e, ERR_USAGE, "--update %s: the manifest has no such source%s%s%s", update, only < 0 && near ? " (did you mean '" : "", only < 0 && near ? near : "",
-                       only < 0 && near ? "'?)" : "");
+        return err_set(e, ERR_USAGE, "--update %s: the manifest has no such source%s%s%s", update,
+                       only < 0 && near ? " (did you mean '" : "", only < 0 && near ? near : "", only < 0 && near ? "'?)" : "");
     }
     p->c.frozen_lock = false;
     for (size_t i = 0; i < p->m->stage_count; i++) {

@@ -84,7 +84,8 @@ static void draw(struct progress *p, uint64_t now_ns)
     for (size_t i = 0; i < p->count; i++) {
         const struct running *r = &p->nodes[i];
         char text[128];
-        buf_printf(&b, "%s%s %s", i ? " | " : "", r->node, progress_text(r->done, r->total, r->label, (double)(now_ns - r->start_ns) / 1e9, text, sizeof text));
+        buf_printf(&b, "%s%s %s", i ? " | " : "", r->node,
+                   progress_text(r->done, r->total, r->label, (double)(now_ns - r->start_ns) / 1e9, text, sizeof text));
     }
     erase(p);
     if (b.len > width)

@@ -1,5 +1,5 @@
-/* What a person sees of a run: on a terminal one line of running nodes, rewritten in place (node, percent, rate, time left); elsewhere plain lines.
- * Not thread-safe: events.c holds the lock. */
+/* What a person sees of a run: on a terminal one line of running nodes, rewritten in place (node, percent, rate, time left); elsewhere
+ * plain lines. Not thread-safe: events.c holds the lock. */
 #ifndef PIPELINE_PROGRESS_H
 #define PIPELINE_PROGRESS_H
 

@@ -35,9 +35,7 @@ static size_t add_keys(const json_t *o, const json_t *unless_in, const char **ke
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)o, key, value)
-        if (!json_object_get(unless_in, key))
-            keys[n++] = key;
+    json_object_foreach((json_t *)(uintptr_t)o, key, value) if (!json_object_get(unless_in, key)) keys[n++] = key;
     return n;
 }
 
@@ -94,8 +92,8 @@ static json_t *without_fields(const json_t *preimage)
     return o;
 }
 
-int reason_each_difference(const json_t *old_preimage, const json_t *new_preimage, int (*fn)(void *arg, const char *path, const json_t *from, const json_t *to),
-                           void *arg)
+int reason_each_difference(const json_t *old_preimage, const json_t *new_preimage,
+                           int (*fn)(void *arg, const char *path, const json_t *from, const json_t *to), void *arg)
 {
     struct differ d = {fn, arg};
     json_t *a = without_fields(old_preimage), *b = without_fields(new_preimage);
@@ -123,7 +121,13 @@ static int rank(void *arg, const char *path, const json_t *from, const json_t *t
     static const struct {
         const char *path;
         enum reason reason;
-    } heads[] = {{"v", REASON_IMPL_CHANGED}, {"kind", REASON_IMPL_CHANGED}, {"rev", REASON_IMPL_CHANGED}, {"class", REASON_NUMERICS_CHANGED}, {"salt", REASON_SALT_CHANGED}};
+    } heads[] = {
+        {"v",     REASON_IMPL_CHANGED    },
+        {"kind",  REASON_IMPL_CHANGED    },
+        {"rev",   REASON_IMPL_CHANGED    },
+        {"class", REASON_NUMERICS_CHANGED},
+        {"salt",  REASON_SALT_CHANGED    }
+    };
     struct best *b = arg;
     int n = sizeof heads / sizeof *heads, r = 0;
     while (r < n && strcmp(heads[r].path, path) != 0)

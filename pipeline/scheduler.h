@@ -1,10 +1,11 @@
-/* Runs the tasks of a graph on a few threads: a task is ready when all that it needs is done. Tasks start in index order among the ready ones.
+/* Runs the tasks of a graph on a few threads: a task is ready when all that it needs is done. Tasks start in index order among the ready
+ * ones.
  *
  *     struct scheduler s = {.count = n, .needs = needs, .run = run, .arg = x, .jobs = 2, .memory_bytes = total};
  *     scheduler_run(&s, results);
  *
- * Memory: a task may ask for its share with scheduler_acquire before it works and waits until the running ones leave enough; one that asks for more than
- * there is runs alone. Everything here is about threads; what a task is, is the caller's. */
+ * Memory: a task may ask for its share with scheduler_acquire before it works and waits until the running ones leave enough; one that asks
+ * for more than there is runs alone. Everything here is about threads; what a task is, is the caller's. */
 #ifndef PIPELINE_SCHEDULER_H
 #define PIPELINE_SCHEDULER_H
 

@@ -14,18 +14,54 @@ const struct schema_kind schema_kinds[] = {
 };
 const size_t schema_kind_count = sizeof schema_kinds / sizeof *schema_kinds;
 
-#define STR {ST_STR, 0, NULL}
-#define INT {ST_INT, 0, NULL}
-#define REAL {ST_REAL, 0, NULL}
-#define BOOL {ST_BOOL, 0, NULL}
-#define ENUM(choices) {ST_ENUM, 0, choices}
-#define LIST {ST_LIST, 0, NULL}
-#define TEXTS {ST_TEXTS, 0, NULL}
-#define PATH {ST_PATH, 0, NULL}
-#define REF(mask) {ST_REF, mask, NULL}
-#define DATA {ST_DATA, ART_FILES, NULL}
-#define DYNAMIC {ST_DYNAMIC, 0, NULL}
-#define EXPECT {ST_EXPECT, 0, NULL}
+#define STR                                                                                                                                \
+    {                                                                                                                                      \
+        ST_STR, 0, NULL                                                                                                                    \
+    }
+#define INT                                                                                                                                \
+    {                                                                                                                                      \
+        ST_INT, 0, NULL                                                                                                                    \
+    }
+#define REAL                                                                                                                               \
+    {                                                                                                                                      \
+        ST_REAL, 0, NULL                                                                                                                   \
+    }
+#define BOOL                                                                                                                               \
+    {                                                                                                                                      \
+        ST_BOOL, 0, NULL                                                                                                                   \
+    }
+#define ENUM(choices)                                                                                                                      \
+    {                                                                                                                                      \
+        ST_ENUM, 0, choices                                                                                                                \
+    }
+#define LIST                                                                                                                               \
+    {                                                                                                                                      \
+        ST_LIST, 0, NULL                                                                                                                   \
+    }
+#define TEXTS                                                                                                                              \
+    {                                                                                                                                      \
+        ST_TEXTS, 0, NULL                                                                                                                  \
+    }
+#define PATH                                                                                                                               \
+    {                                                                                                                                      \
+        ST_PATH, 0, NULL                                                                                                                   \
+    }
+#define REF(mask)                                                                                                                          \
+    {                                                                                                                                      \
+        ST_REF, mask, NULL                                                                                                                 \
+    }
+#define DATA                                                                                                                               \
+    {                                                                                                                                      \
+        ST_DATA, ART_FILES, NULL                                                                                                           \
+    }
+#define DYNAMIC                                                                                                                            \
+    {                                                                                                                                      \
+        ST_DYNAMIC, 0, NULL                                                                                                                \
+    }
+#define EXPECT                                                                                                                             \
+    {                                                                                                                                      \
+        ST_EXPECT, 0, NULL                                                                                                                 \
+    }
 #define FIELD(kind, name, type, role, fallback, doc) {#kind, #name, type, ROLE_##role, fallback, doc},
 const struct schema_field schema_fields[] = {
 #include "pipeline/schema.def"
@@ -241,9 +277,11 @@ json_t *schema_json(void)
     json_object_set_new(properties, "version", json_pack("{s:i}", "const", 1));
     json_object_set_new(properties, "name", text_type("string"));
     json_object_set_new(properties, "numerics", text_type("string"));
-    json_object_set_new(properties, "cache", object_json(json_pack("{s:{s:s},s:{s:s}}", "dir", "type", "string", "salt", "type", "string")));
+    json_object_set_new(properties, "cache",
+                        object_json(json_pack("{s:{s:s},s:{s:s}}", "dir", "type", "string", "salt", "type", "string")));
     json_object_set_new(properties, "vars", json_pack("{s:s,s:o}", "type", "object", "additionalProperties", scalar));
-    json_object_set_new(properties, "stages", json_pack("{s:s,s:i,s:o}", "type", "object", "minProperties", 1, "additionalProperties", stage));
+    json_object_set_new(properties, "stages",
+                        json_pack("{s:s,s:i,s:o}", "type", "object", "minProperties", 1, "additionalProperties", stage));
     json_t *o = object_json(properties);
     json_object_set_new(o, "$schema", json_string("https://json-schema.org/draft/2020-12/schema"));
     json_object_set_new(o, "title", json_string("gptqpipe manifest"));

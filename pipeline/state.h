@@ -9,7 +9,7 @@
 #include "pipeline/base/err.h"
 
 struct state {
-    char *path;  /* owned */
+    char *path;   /* owned */
     json_t *root; /* owned */
     int changed;
 };

@@ -100,7 +100,8 @@ static json_t *enum_value(struct typed_ctx *t, const struct schema_field *f, con
     }
     if (!found) {
         near = nearest_name(s, names, count);
-        fail(t, n->at, e, "'%s' must be one of %s, not '%s'%s%s%s", f->name, f->t.choices, s, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+        fail(t, n->at, e, "'%s' must be one of %s, not '%s'%s%s%s", f->name, f->t.choices, s, near ? " (did you mean '" : "",
+             near ? near : "", near ? "'?)" : "");
     }
     free(list);
     return found;
@@ -137,7 +138,8 @@ static json_t *data_value(struct typed_ctx *t, const struct schema_field *f, con
         const char *key = n->pairs[i].key->text;
         if (strcmp(key, "from") != 0 && strcmp(key, "files") != 0) {
             const char *near = nearest_name(key, names, 2);
-            fail(t, n->pairs[i].key->at, e, "unknown field '%s' of '%s'%s%s%s", key, f->name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+            fail(t, n->pairs[i].key->at, e, "unknown field '%s' of '%s'%s%s%s", key, f->name, near ? " (did you mean '" : "",
+                 near ? near : "", near ? "'?)" : "");
             ok = false;
             continue;
         }
@@ -166,7 +168,8 @@ static json_t *settings_value(struct typed_ctx *t, const struct schema_field *f,
         const struct schema_field *s = schema_field_find(f->kind, key);
         if (!s || s->role != ROLE_SETTING) {
             const char *near = schema_near_field(f->kind, key, true);
-            fail(t, n->pairs[i].key->at, e, "'%s' is no setting of a module%s%s%s", key, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+            fail(t, n->pairs[i].key->at, e, "'%s' is no setting of a module%s%s%s", key, near ? " (did you mean '" : "", near ? near : "",
+                 near ? "'?)" : "");
             ok = false;
             continue;
         }

@@ -12,7 +12,8 @@ struct typed_ctx {
     const char *file, *stage; /* for errors */
 };
 
-/* The value of a field as JSON, variables expanded. New reference; NULL on failure (-ERR_MANIFEST at the place). JSON null when the manifest says null or nothing. */
+/* The value of a field as JSON, variables expanded. New reference; NULL on failure (-ERR_MANIFEST at the place). JSON null when the
+ * manifest says null or nothing. */
 json_t *typed_value(struct typed_ctx *t, const struct schema_field *f, const struct yaml_node *n, struct err *e);
 /* The default of a field, typed the same way. */
 json_t *typed_default(const struct schema_field *f);

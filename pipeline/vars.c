@@ -55,7 +55,8 @@ static int undefined(const struct vars *v, const char *name, struct mark at, str
         names[i] = v->table.entries[i].key;
     const char *near = nearest_name(name, names, v->table.count);
     free(names);
-    return err_at(e, ERR_MANIFEST, v->file, at.line, at.col, "undefined variable '%s'%s%s%s", name, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    return err_at(e, ERR_MANIFEST, v->file, at.line, at.col, "undefined variable '%s'%s%s%s", name, near ? " (did you mean '" : "",
+                  near ? near : "", near ? "'?)" : "");
 }
 
 static int expand_into(struct vars *v, const char *text, struct mark at, struct buf *out, struct err *e);
@@ -98,7 +99,8 @@ static int add_env(const struct vars *v, char *body, struct mark at, struct buf 
     if (fallback && (!value || !*value))
         value = fallback;
     if (!value)
-        return err_at(e, ERR_MANIFEST, v->file, at.line, at.col, "environment variable '%s' is not set (a default is written ${env:%s:-default})", body, body);
+        return err_at(e, ERR_MANIFEST, v->file, at.line, at.col,
+                      "environment variable '%s' is not set (a default is written ${env:%s:-default})", body, body);
     for (const char *c = value; *c; c++)
         if ((unsigned char)*c >= 0x80)
             return err_at(e, ERR_MANIFEST, v->file, at.line, at.col, "environment variable '%s' is not plain ASCII", body);

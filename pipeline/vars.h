@@ -23,7 +23,8 @@ void vars_init(struct vars *v, struct arena *a, const char *file);
 void vars_release(struct vars *v);
 bool vars_name_ok(const char *name); /* [A-Za-z_][A-Za-z0-9_]* */
 bool vars_has(const struct vars *v, const char *name);
-/* literal: the text is taken as it is (it comes from the command line). Replaces an earlier definition. Strings are borrowed for v's life. */
+/* literal: the text is taken as it is (it comes from the command line). Replaces an earlier definition. Strings are borrowed for v's life.
+ */
 void vars_define(struct vars *v, const char *name, const char *text, struct mark at, bool literal);
 /* text expanded, in the arena (text itself when there is nothing to do); NULL on failure: -ERR_MANIFEST at `at`. */
 const char *vars_expand(struct vars *v, const char *text, struct mark at, struct err *e);

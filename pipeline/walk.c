@@ -84,8 +84,8 @@ int stage_resolve(struct stage_run *sr, struct err *e)
         return 0;
     if (sr->lock.state == LOCK_ABSENT)
         return err_set(e, ERR_LOCK, "stage '%s' is not in %s, and the lock is frozen", sr->def->name, sr->p->lock.path);
-    return err_set(e, ERR_LOCK, "stage '%s': file '%s' differs from %s, and the lock is frozen: locked %s, found %s", sr->def->name, sr->lock.file, sr->p->lock.path,
-                   sr->lock.was, sr->lock.is);
+    return err_set(e, ERR_LOCK, "stage '%s': file '%s' differs from %s, and the lock is frozen: locked %s, found %s", sr->def->name,
+                   sr->lock.file, sr->p->lock.path, sr->lock.was, sr->lock.is);
 }
 
 static void gather_files(struct fileset *out, const struct stage_run *from, const char *pattern)
@@ -112,11 +112,12 @@ static int gather_input(struct stage_run *sr, size_t r, struct err *e)
     fileset_release(&sr->files[r]);
     gather_files(&sr->files[r], from, ref->pattern);
     if (from->expanded && !((unsigned)from->ctx.artifact & ref->field->t.mask))
-        return err_at(e, ERR_MANIFEST, sr->p->m->path, ref->at.line, ref->at.col, "stage '%s': '%s' takes %s, and '%s' is %s", sr->def->name, ref->field->name,
-                      schema_artifacts_text(ref->field->t.mask, want, sizeof want), ref->stage, artifact_name(from->ctx.artifact));
+        return err_at(e, ERR_MANIFEST, sr->p->m->path, ref->at.line, ref->at.col, "stage '%s': '%s' takes %s, and '%s' is %s",
+                      sr->def->name, ref->field->name, schema_artifacts_text(ref->field->t.mask, want, sizeof want), ref->stage,
+                      artifact_name(from->ctx.artifact));
     if (ref->pattern && (in->known || from->resolved) && !sr->files[r].count)
-        return err_at(e, ERR_MANIFEST, sr->p->m->path, ref->pattern_at.line, ref->pattern_at.col, "stage '%s': pattern '%s' matches none of the files of '%s'",
-                      sr->def->name, ref->pattern, ref->stage);
+        return err_at(e, ERR_MANIFEST, sr->p->m->path, ref->pattern_at.line, ref->pattern_at.col,
+                      "stage '%s': pattern '%s' matches none of the files of '%s'", sr->def->name, ref->pattern, ref->stage);
     return 0;
 }
 
@@ -156,8 +157,8 @@ static int check_named(struct stage_run *sr, const char *option, const char *con
             continue;
         long i = find_node(sr, names[t] + len + 1);
         if (i < 0)
-            return err_set(e, ERR_USAGE, "%sstage '%s' has no node '%s' (%zu nodes, the last is '%s')", option, sr->def->name, names[t] + len + 1,
-                           sr->ctx.node_count, sr->ctx.nodes[sr->ctx.node_count - 1].name);
+            return err_set(e, ERR_USAGE, "%sstage '%s' has no node '%s' (%zu nodes, the last is '%s')", option, sr->def->name,
+                           names[t] + len + 1, sr->ctx.node_count, sr->ctx.nodes[sr->ctx.node_count - 1].name);
         if (raise && (size_t)i + 1 > sr->limit)
             sr->limit = (size_t)i + 1;
     }
@@ -268,7 +269,8 @@ static int explain_absence(struct stage_run *sr, struct node_run *run, struct er
     int rc = store_get(sr->p->store, run->last_key, false, &old, &miss, NULL, e);
     if (rc || miss != STORE_HIT)
         return rc;
-    json_t *was = json_parse(old.preimage, strlen(old.preimage), "record", NULL), *is = json_parse(run->preimage, strlen(run->preimage), "key", NULL);
+    json_t *was = json_parse(old.preimage, strlen(old.preimage), "record", NULL),
+           *is = json_parse(run->preimage, strlen(run->preimage), "key", NULL);
     if (was && is)
         run->reason = reason_of(was, is, &run->field);
     json_decref(was);

@@ -59,7 +59,8 @@ static int check_utf8(const struct reader *r)
     for (size_t i = 0, n; i < r->bytes; i += n) {
         n = utf8_length((const unsigned char *)r->text + i, r->bytes - i);
         if (!n)
-            return err_at(r->e, ERR_MANIFEST, r->name, mark_at_byte(r, i).line, mark_at_byte(r, i).col, "byte 0x%02x is not UTF-8", (unsigned char)r->text[i]);
+            return err_at(r->e, ERR_MANIFEST, r->name, mark_at_byte(r, i).line, mark_at_byte(r, i).col, "byte 0x%02x is not UTF-8",
+                          (unsigned char)r->text[i]);
     }
     return 0;
 }
@@ -81,7 +82,8 @@ static int scan_error(const struct reader *r)
         if (byte < r->bytes && r->text[byte] == '\t')
             return fail(r, at, "a tab cannot indent YAML: use spaces");
     }
-    return err_at(r->e, ERR_MANIFEST, r->name, at.line, at.col, "%s%s%s", p->context ? p->context : "", p->context ? ": " : "", p->problem ? p->problem : "malformed YAML");
+    return err_at(r->e, ERR_MANIFEST, r->name, at.line, at.col, "%s%s%s", p->context ? p->context : "", p->context ? ": " : "",
+                  p->problem ? p->problem : "malformed YAML");
 }
 
 static int next_event(struct reader *r, yaml_event_t *ev)
@@ -150,7 +152,8 @@ static int fill_map(struct reader *r, struct yaml_node *n, const struct children
         }
         const struct yaml_node *first = map_put(&seen, key->text, key);
         if (first)
-            rc = err_at(r->e, ERR_MANIFEST, r->name, key->at.line, key->at.col, "duplicate key '%s' (first in line %ld)", key->text, first->at.line);
+            rc = err_at(r->e, ERR_MANIFEST, r->name, key->at.line, key->at.col, "duplicate key '%s' (first in line %ld)", key->text,
+                        first->at.line);
     }
     map_release(&seen);
     return rc;
@@ -213,7 +216,8 @@ static int parse_node(struct reader *r, yaml_event_t *ev, int depth, struct yaml
         return fail(r, mark_of(ev->start_mark), "malformed YAML");
     }
     if (!rc && tag)
-        rc = err_at(r->e, ERR_MANIFEST, r->name, (*out)->at.line, (*out)->at.col, "tag '%s': values are typed by their field, tags are not taken", tag);
+        rc = err_at(r->e, ERR_MANIFEST, r->name, (*out)->at.line, (*out)->at.col,
+                    "tag '%s': values are typed by their field, tags are not taken", tag);
     if (!rc)
         rc = count_nodes(r, *out, 1);
     if (!rc && anchor)
@@ -234,7 +238,8 @@ static int parse_stream(struct reader *r, struct yaml_node **out)
         struct mark at = mark_of(ev.start_mark);
         if (type == YAML_DOCUMENT_START_EVENT && *out)
             rc = fail(r, at, "a second document: a manifest is one");
-        else if (type != YAML_STREAM_START_EVENT && type != YAML_DOCUMENT_START_EVENT && type != YAML_DOCUMENT_END_EVENT && type != YAML_STREAM_END_EVENT)
+        else if (type != YAML_STREAM_START_EVENT && type != YAML_DOCUMENT_START_EVENT && type != YAML_DOCUMENT_END_EVENT &&
+                 type != YAML_STREAM_END_EVENT)
             rc = parse_node(r, &ev, 0, out);
         yaml_event_delete(&ev);
         if (!rc && type == YAML_STREAM_END_EVENT && !*out)

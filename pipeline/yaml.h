@@ -1,5 +1,6 @@
-/* A YAML file as a tree with a place for every node. libyaml scans; what this adds: places, no typing (a scalar is its text), duplicate keys refused,
- * aliases shared and counted so that an alias bomb is an error, limits on depth and size. Tags, several documents and non-scalar keys are refused. */
+/* A YAML file as a tree with a place for every node. libyaml scans; what this adds: places, no typing (a scalar is its text), duplicate
+ * keys refused, aliases shared and counted so that an alias bomb is an error, limits on depth and size. Tags, several documents and
+ * non-scalar keys are refused. */
 #ifndef PIPELINE_YAML_H
 #define PIPELINE_YAML_H
 

@@ -3,7 +3,8 @@
  *     fetch      source; a file whose name begins with "model" is a model and has an index node
  *     calibrate  its output is the first `samples` bytes of the data: later bytes do not change it (early cutoff)
  *     quantize   a chain of one node a line of the model file; layer k depends on line k, bits, dynamic and what came before
- *     pack       writes the layers in one file; finish counts itself         validate   verdict fails when max_tokens is 13       run  writes the prompts
+ *     pack       writes the layers in one file; finish counts itself         validate   verdict fails when max_tokens is 13       run
+ * writes the prompts
  *
  * Everything that is run, replayed, opened and closed goes into `story`. */
 #ifndef TESTS_UNIT_PIPE_TEST_H
@@ -30,11 +31,11 @@
 #include "pipeline/pipeline.h"
 #include "pipeline/signals.h"
 
-static char *root;        /* the project's folder */
-static struct buf story;  /* "run w4/layer.0;" ... */
+static char *root;       /* the project's folder */
+static struct buf story; /* "run w4/layer.0;" ... */
 static pthread_mutex_t story_lock = PTHREAD_MUTEX_INITIALIZER;
-static char fail_node[64];   /* run fails at this node: "stage/node" */
-static char signal_node[64]; /* run raises SIGTERM in this node */
+static char fail_node[64];                   /* run fails at this node: "stage/node" */
+static char signal_node[64];                 /* run raises SIGTERM in this node */
 static char touch_node[64], touch_path[512]; /* run overwrites this file of the user's in this node */
 static int pause_ms;
 static int fake_revision = 1;
@@ -422,17 +423,43 @@ static int run_fields(struct stage_ctx *s, size_t node, json_t *out, struct err 
     return validate_fields(s, node, out, e);
 }
 
-static struct stage_kind fake_fetch = {.name = "fetch", .revision = 1, .source = true, .resolve = fetch_resolve, .expand = fetch_expand, .fields = fetch_fields,
-                                       .run = fetch_run, .release = fetch_release};
-static struct stage_kind fake_calibrate = {.name = "calibrate", .revision = 1, .check = calibrate_check, .expand = calibrate_expand, .fields = calibrate_fields,
+static struct stage_kind fake_fetch = {.name = "fetch",
+                                       .revision = 1,
+                                       .source = true,
+                                       .resolve = fetch_resolve,
+                                       .expand = fetch_expand,
+                                       .fields = fetch_fields,
+                                       .run = fetch_run,
+                                       .release = fetch_release};
+static struct stage_kind fake_calibrate = {.name = "calibrate",
+                                           .revision = 1,
+                                           .check = calibrate_check,
+                                           .expand = calibrate_expand,
+                                           .fields = calibrate_fields,
                                            .run = calibrate_run};
-static struct stage_kind fake_quantize = {.name = "quantize", .revision = 1, .numerics = true, .chained = true, .expand = quantize_expand, .fields = quantize_fields,
-                                          .chain_open = quantize_open, .run = quantize_run, .replay = quantize_replay, .chain_close = quantize_close};
-static struct stage_kind fake_pack = {.name = "pack", .revision = 1, .expand = pack_expand, .fields = pack_fields, .run = pack_run, .finish = pack_finish};
-static struct stage_kind fake_validate = {.name = "validate", .revision = 1, .numerics = true, .expand = validate_expand, .fields = validate_fields, .run = text_run,
+static struct stage_kind fake_quantize = {.name = "quantize",
+                                          .revision = 1,
+                                          .numerics = true,
+                                          .chained = true,
+                                          .expand = quantize_expand,
+                                          .fields = quantize_fields,
+                                          .chain_open = quantize_open,
+                                          .run = quantize_run,
+                                          .replay = quantize_replay,
+                                          .chain_close = quantize_close};
+static struct stage_kind fake_pack = {
+    .name = "pack", .revision = 1, .expand = pack_expand, .fields = pack_fields, .run = pack_run, .finish = pack_finish};
+static struct stage_kind fake_validate = {.name = "validate",
+                                          .revision = 1,
+                                          .numerics = true,
+                                          .expand = validate_expand,
+                                          .fields = validate_fields,
+                                          .run = text_run,
                                           .verdict = validate_verdict};
-static struct stage_kind fake_run = {.name = "run", .revision = 1, .numerics = true, .expand = run_expand, .fields = run_fields, .run = text_run};
-static const struct stage_kind *const fake_kinds[] = {&fake_fetch, &fake_calibrate, &fake_quantize, &fake_pack, &fake_validate, &fake_run, NULL};
+static struct stage_kind fake_run = {
+    .name = "run", .revision = 1, .numerics = true, .expand = run_expand, .fields = run_fields, .run = text_run};
+static const struct stage_kind *const fake_kinds[] = {&fake_fetch, &fake_calibrate, &fake_quantize, &fake_pack, &fake_validate, &fake_run,
+                                                      NULL};
 
 /* ---- the project ---- */
 
@@ -517,7 +544,8 @@ __attribute__((unused)) static char *plan_text(void)
     else
         for (size_t i = 0; i < pipeline_node_count(p); i++) {
             struct plan_node n = pipeline_node(p, i);
-            buf_printf(&b, "%s %s %s%s%s|", n.name, plan_action_text(n.action), reason_text(n.reason), n.field ? " " : "", n.field ? n.field : "");
+            buf_printf(&b, "%s %s %s%s%s|", n.name, plan_action_text(n.action), reason_text(n.reason), n.field ? " " : "",
+                       n.field ? n.field : "");
         }
     close_project(p);
     return buf_detach(&b);
@@ -540,18 +568,18 @@ __attribute__((unused)) static int apply(char text[1200])
     return rc;
 }
 
-#define assert_plan(want)                     \
-    do {                                      \
-        char *plan_got = plan_text();         \
-        assert_string_equal(plan_got, want);  \
-        free(plan_got);                       \
+#define assert_plan(want)                                                                                                                  \
+    do {                                                                                                                                   \
+        char *plan_got = plan_text();                                                                                                      \
+        assert_string_equal(plan_got, want);                                                                                               \
+        free(plan_got);                                                                                                                    \
     } while (0)
-#define assert_apply(code, want)              \
-    do {                                      \
-        char apply_got[1200];                 \
-        int apply_rc = apply(apply_got);      \
-        assert_string_equal(apply_got, want); \
-        assert_int_equal(apply_rc, code);     \
+#define assert_apply(code, want)                                                                                                           \
+    do {                                                                                                                                   \
+        char apply_got[1200];                                                                                                              \
+        int apply_rc = apply(apply_got);                                                                                                   \
+        assert_string_equal(apply_got, want);                                                                                              \
+        assert_int_equal(apply_rc, code);                                                                                                  \
     } while (0)
 
 #endif

@@ -16,7 +16,8 @@ static void golden(void **state)
     kind.numerics = true;
     json_object_set_new(fields, "damp", json_real(0.05));
     key_compute(&kind, fields, "cpu", "s", &preimage, key);
-    assert_string_equal(preimage, "{\"class\":\"cpu\",\"fields\":{\"damp\":0.05,\"samples\":2},\"kind\":\"calibrate\",\"rev\":3,\"salt\":\"s\",\"v\":1}");
+    assert_string_equal(
+        preimage, "{\"class\":\"cpu\",\"fields\":{\"damp\":0.05,\"samples\":2},\"kind\":\"calibrate\",\"rev\":3,\"salt\":\"s\",\"v\":1}");
     assert_string_equal(key, "041ebd035227a64d699c7714bd139904a1688ace7878cb4d9fe07be6193bc57e");
     free(preimage);
     json_decref(fields);
@@ -43,9 +44,11 @@ static char *key_of(const char *node)
 
 static void with(const char *calibrate_extra, const char *quantize_extra)
 {
-    char *text = xasprintf("# comment\nstages:\n  text: { fetch: { file: text.txt } }\n  calib: { calibrate: { samples: 4, data: text, model: model, sequence_length: 8%s } }\n"
-                           "  w4: { quantize: { bits: 4, model: model, calibration: calib%s } }\n  model: { fetch: { file: model.txt } }\nversion: 1\n",
-                           calibrate_extra, quantize_extra);
+    char *text = xasprintf(
+        "# comment\nstages:\n  text: { fetch: { file: text.txt } }\n  calib: { calibrate: { samples: 4, data: text, model: model, "
+        "sequence_length: 8%s } }\n"
+        "  w4: { quantize: { bits: 4, model: model, calibration: calib%s } }\n  model: { fetch: { file: model.txt } }\nversion: 1\n",
+        calibrate_extra, quantize_extra);
     put("manifest.yaml", text);
     free(text);
 }
@@ -104,8 +107,9 @@ static void hints_defaults_paths_and_order_do_not(void **state)
     root = xstrdup(mkdtemp(name));
     put("deep/model.txt", "one\ntwo\nthree\nfour\n");
     put("text.txt", "abcdefgh");
-    put("manifest.yaml", "version: 1\nstages:\n  m: { fetch: { file: deep/model.txt } }\n  t: { fetch: { file: text.txt } }\n"
-                         "  c: { calibrate: { model: m, data: t, samples: 4, sequence_length: 8 } }\n  q: { quantize: { model: m, calibration: c } }\n");
+    put("manifest.yaml",
+        "version: 1\nstages:\n  m: { fetch: { file: deep/model.txt } }\n  t: { fetch: { file: text.txt } }\n"
+        "  c: { calibrate: { model: m, data: t, samples: 4, sequence_length: 8 } }\n  q: { quantize: { model: m, calibration: c } }\n");
     fake_config = (struct pipeline_config){.threads = 7, .jobs = 3, .isa = "scalar"};
     char *again = key_of("c"), *layer_again = key_of("q/layer.3");
     assert_string_equal(calib, again);
@@ -120,18 +124,18 @@ static const struct {
     const char *from, *to, *field;
     enum reason reason;
 } differences[] = {
-    {"{'fields':{'a':1},'rev':1}", "{'fields':{'a':2},'rev':1}", "a", REASON_PARAM_CHANGED},
-    {"{'fields':{'a':1,'b':{'c':1}},'rev':1}", "{'fields':{'a':1,'b':{'c':2}},'rev':1}", "b.c", REASON_PARAM_CHANGED},
-    {"{'fields':{'a':1},'rev':1}", "{'fields':{'a':2},'rev':2}", "rev", REASON_IMPL_CHANGED},
-    {"{'class':'cpu','fields':{},'salt':''}", "{'class':'cpu-a8','fields':{},'salt':'x'}", "class", REASON_NUMERICS_CHANGED},
-    {"{'fields':{'a':1},'salt':''}", "{'fields':{'a':2},'salt':'x'}", "salt", REASON_SALT_CHANGED},
-    {"{'fields':{'z':{'f':'D1'},'a':1}}", "{'fields':{'z':{'f':'D2'},'a':1}}", "z.f", REASON_INPUT_CHANGED},
-    {"{'fields':{'a':{'f':'D1'},'b':1}}", "{'fields':{'a':{'f':'D2'},'b':2}}", "b", REASON_PARAM_CHANGED},
-    {"{'fields':{'a':{'f':'D1'}}}", "{'fields':{'a':{}}}", "a.f", REASON_INPUT_CHANGED},
-    {"{'fields':{'l':[1,2]}}", "{'fields':{'l':[1,3,4]}}", "l.1", REASON_PARAM_CHANGED},
-    {"{'fields':{'l':{'x':1}}}", "{'fields':{'l':3}}", "l", REASON_PARAM_CHANGED},
-    {"{'fields':{'l':null}}", "{'fields':{'l':{}}}", "l", REASON_PARAM_CHANGED},
-    {"{'fields':{'a':1}}", "{'fields':{'a':1}}", NULL, REASON_NO_RECORD},
+    {"{'fields':{'a':1},'rev':1}",             "{'fields':{'a':2},'rev':1}",                "a",     REASON_PARAM_CHANGED   },
+    {"{'fields':{'a':1,'b':{'c':1}},'rev':1}", "{'fields':{'a':1,'b':{'c':2}},'rev':1}",    "b.c",   REASON_PARAM_CHANGED   },
+    {"{'fields':{'a':1},'rev':1}",             "{'fields':{'a':2},'rev':2}",                "rev",   REASON_IMPL_CHANGED    },
+    {"{'class':'cpu','fields':{},'salt':''}",  "{'class':'cpu-a8','fields':{},'salt':'x'}", "class", REASON_NUMERICS_CHANGED},
+    {"{'fields':{'a':1},'salt':''}",           "{'fields':{'a':2},'salt':'x'}",             "salt",  REASON_SALT_CHANGED    },
+    {"{'fields':{'z':{'f':'D1'},'a':1}}",      "{'fields':{'z':{'f':'D2'},'a':1}}",         "z.f",   REASON_INPUT_CHANGED   },
+    {"{'fields':{'a':{'f':'D1'},'b':1}}",      "{'fields':{'a':{'f':'D2'},'b':2}}",         "b",     REASON_PARAM_CHANGED   },
+    {"{'fields':{'a':{'f':'D1'}}}",            "{'fields':{'a':{}}}",                       "a.f",   REASON_INPUT_CHANGED   },
+    {"{'fields':{'l':[1,2]}}",                 "{'fields':{'l':[1,3,4]}}",                  "l.1",   REASON_PARAM_CHANGED   },
+    {"{'fields':{'l':{'x':1}}}",               "{'fields':{'l':3}}",                        "l",     REASON_PARAM_CHANGED   },
+    {"{'fields':{'l':null}}",                  "{'fields':{'l':{}}}",                       "l",     REASON_PARAM_CHANGED   },
+    {"{'fields':{'a':1}}",                     "{'fields':{'a':1}}",                        NULL,    REASON_NO_RECORD       },
 };
 
 /* Single quotes for double ones, D1 and D2 for digests. */
@@ -180,7 +184,8 @@ static int collect(void *arg, const char *path, const json_t *from, const json_t
 static void all_differences(void **state)
 {
     (void)state;
-    json_t *a = preimage("{'fields':{'b':{'x':1,'y':2},'c':[1],'same':1},'rev':1}"), *b = preimage("{'fields':{'a':5,'b':{'y':3},'c':[1,2],'same':1},'rev':2}");
+    json_t *a = preimage("{'fields':{'b':{'x':1,'y':2},'c':[1],'same':1},'rev':1}"),
+           *b = preimage("{'fields':{'a':5,'b':{'y':3},'c':[1,2],'same':1},'rev':2}");
     struct buf out = BUF_INIT;
     assert_int_equal(reason_each_difference(a, b, collect, &out), 0);
     assert_string_equal(buf_str(&out), "rev: 1 -> 2|a: absent -> 5|b.x: 1 -> absent|b.y: 2 -> 3|c.1: absent -> 2|");

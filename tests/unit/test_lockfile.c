@@ -4,8 +4,10 @@
 #define A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 
-static const char text_of_two[] = "{\n  \"version\": 1,\n  \"numerics\": \"cpu\",\n  \"stages\": {\n    \"a\": {\n      \"x\\\"y\": {\"sha256\": \"" A "\", \"bytes\": 1},\n"
-                                  "      \"z/z\": {\"sha256\": \"" B "\", \"bytes\": 5000000000}\n    },\n    \"b\": {\n    }\n  }\n}\n";
+static const char text_of_two[] =
+    "{\n  \"version\": 1,\n  \"numerics\": \"cpu\",\n  \"stages\": {\n    \"a\": {\n      \"x\\\"y\": {\"sha256\": \"" A
+    "\", \"bytes\": 1},\n"
+    "      \"z/z\": {\"sha256\": \"" B "\", \"bytes\": 5000000000}\n    },\n    \"b\": {\n    }\n  }\n}\n";
 
 static char *path;
 
@@ -96,15 +98,17 @@ static void damaged_and_newer_locks_are_refused(void **state)
 {
     (void)state;
     static const char *const table[][2] = {
-        {"{\"version\": 2, \"stages\": {}}",                                                        "version 2 is newer than this program's 1"         },
-        {"{}",                                                                                      "no version: not a lock file"                      },
-        {"[]",                                                                                      "no version: not a lock file"                      },
-        {"{\"version\": 1}",                                                                        "not a lock file"                                  },
-        {"{\"version\": 1, \"numerics\": 3, \"stages\": {}}",                                       "not a lock file"                                  },
-        {"{\"version\": 1, \"stages\": {\"a\": 1}}",                                                "stage 'a' is no table of files"                   },
-        {"{\"version\": 1, \"stages\": {\"a\": {\"f\": {\"sha256\": \"12\", \"bytes\": 1}}}}",      "stage 'a': file 'f' needs sha256 and bytes"       },
-        {"{\"version\": 1, \"stages\": {\"a\": {\"f\": {\"sha256\": \"" A "\"}}}}",                 "stage 'a': file 'f' needs sha256 and bytes"       },
-        {"{\"version\": 1, \"stages\": {\"a\": {\"f\": {\"sha256\": \"" A "\", \"bytes\": -1}}}}",  "stage 'a': file 'f' needs sha256 and bytes"       },
+        {"{\"version\": 2, \"stages\": {}}",                                                       "version 2 is newer than this program's 1"  },
+        {"{}",                                                                                     "no version: not a lock file"               },
+        {"[]",                                                                                     "no version: not a lock file"               },
+        {"{\"version\": 1}",                                                                       "not a lock file"                           },
+        {"{\"version\": 1, \"numerics\": 3, \"stages\": {}}",                                      "not a lock file"                           },
+        {"{\"version\": 1, \"stages\": {\"a\": 1}}",                                               "stage 'a' is no table of files"            },
+        {"{\"version\": 1, \"stages\": {\"a\": {\"f\": {\"sha256\": \"12\", \"bytes\": 1}}}}",
+         "stage 'a': file 'f' needs sha256 and bytes"                                                                                          },
+        {"{\"version\": 1, \"stages\": {\"a\": {\"f\": {\"sha256\": \"" A "\"}}}}",                "stage 'a': file 'f' needs sha256 and bytes"},
+        {"{\"version\": 1, \"stages\": {\"a\": {\"f\": {\"sha256\": \"" A "\", \"bytes\": -1}}}}",
+         "stage 'a': file 'f' needs sha256 and bytes"                                                                                          },
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct lockfile l;

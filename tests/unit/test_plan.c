@@ -1,18 +1,22 @@
-/* pipeline: plan and apply with fake stages: reasons, early cutoff, chains, targets, force, failures, signals, the frozen lock, sources that change. */
+/* pipeline: plan and apply with fake stages: reasons, early cutoff, chains, targets, force, failures, signals, the frozen lock, sources
+ * that change. */
 #include "pipe_test.h"
 
-#define ALL_RUN                                                                                                                                                  \
-    "run model/index;run calib;open w4;run w4/layer.0;run w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;"
+#define ALL_RUN                                                                                                                            \
+    "run model/index;run calib;open w4;run w4/layer.0;run w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run "     \
+    "quality;run hello;"
 
 static void first_plan_then_apply_then_nothing(void **state)
 {
     (void)state;
-    assert_plan("model run no-record|model/index run no-record|text run no-record|calib maybe upstream-pending|w4/layer.0 maybe upstream-pending|"
-                "w4/layer.1 maybe upstream-pending|w4/layer.2 maybe upstream-pending|w4/layer.3 maybe upstream-pending|ckpt maybe upstream-pending|"
-                "quality maybe upstream-pending|hello maybe upstream-pending|");
+    assert_plan(
+        "model run no-record|model/index run no-record|text run no-record|calib maybe upstream-pending|w4/layer.0 maybe upstream-pending|"
+        "w4/layer.1 maybe upstream-pending|w4/layer.2 maybe upstream-pending|w4/layer.3 maybe upstream-pending|ckpt maybe upstream-pending|"
+        "quality maybe upstream-pending|hello maybe upstream-pending|");
     assert_apply(0, "ran 11 hit 0");
     assert_string_equal(buf_str(&story), ALL_RUN);
-    assert_plan("model hit hit-local|model/index hit hit-local|text hit hit-local|calib hit hit-local|w4/layer.0 hit hit-local|w4/layer.1 hit hit-local|"
+    assert_plan("model hit hit-local|model/index hit hit-local|text hit hit-local|calib hit hit-local|w4/layer.0 hit hit-local|w4/layer.1 "
+                "hit hit-local|"
                 "w4/layer.2 hit hit-local|w4/layer.3 hit hit-local|ckpt hit hit-local|quality hit hit-local|hello hit hit-local|");
     assert_apply(0, "ran 0 hit 11");
     assert_string_equal(buf_str(&story), "finish ckpt;");
@@ -66,10 +70,13 @@ static void a_parameter_runs_only_what_depends_on_it(void **state)
     (void)state;
     applied();
     replace("bits: 4", "bits: 4, dynamic: { layer.2: { bits: 8 } }");
-    assert_plan(HIT_TO_CALIB "w4/layer.0 hit hit-local|w4/layer.1 hit hit-local|w4/layer.2 run param-changed dynamic|w4/layer.3 maybe upstream-pending|"
-                             "ckpt maybe upstream-pending|quality maybe upstream-pending|hello maybe upstream-pending|");
+    assert_plan(HIT_TO_CALIB
+                "w4/layer.0 hit hit-local|w4/layer.1 hit hit-local|w4/layer.2 run param-changed dynamic|w4/layer.3 maybe upstream-pending|"
+                "ckpt maybe upstream-pending|quality maybe upstream-pending|hello maybe upstream-pending|");
     assert_apply(0, "ran 5 hit 6");
-    assert_string_equal(buf_str(&story), "open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;");
+    assert_string_equal(
+        buf_str(&story),
+        "open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;");
 }
 
 static void the_field_that_changed_is_named(void **state)
@@ -83,7 +90,8 @@ static void the_field_that_changed_is_named(void **state)
     replace("bits: 8", "bits: 4");
     put("model.txt", "one\ntwo\nTHREE\nfour\n");
     got = plan_text();
-    assert_non_null(strstr(got, "model run input-changed model.txt|model/index run input-changed files.model.txt|text hit hit-local|calib maybe upstream-pending|"));
+    assert_non_null(strstr(got, "model run input-changed model.txt|model/index run input-changed files.model.txt|text hit hit-local|calib "
+                                "maybe upstream-pending|"));
     free(got);
     fake_calibrate.revision = 2;
     put("model.txt", "one\ntwo\nthree\nfour\n");
@@ -104,8 +112,8 @@ static void a_changed_layer_leaves_the_ones_before_it(void **state)
     applied();
     put("model.txt", "one\ntwo\nTHREE\nfour\n");
     assert_apply(0, "ran 7 hit 4"); /* model, index, layers 2 and 3 (its prefix), ckpt, quality, hello */
-    assert_string_equal(buf_str(&story),
-                        "run model/index;open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;");
+    assert_string_equal(buf_str(&story), "run model/index;open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close "
+                                         "w4;run ckpt;finish ckpt;run quality;run hello;");
 }
 
 static void equal_output_stops_what_follows(void **state)
@@ -113,9 +121,11 @@ static void equal_output_stops_what_follows(void **state)
     (void)state;
     applied();
     put("text.txt", "abcdXXXX"); /* calibrate takes the first 4 bytes */
-    assert_plan("model hit hit-local|model/index hit hit-local|text run input-changed text.txt|calib run input-changed data.text.txt|w4/layer.0 maybe upstream-pending|"
-                "w4/layer.1 maybe upstream-pending|w4/layer.2 maybe upstream-pending|w4/layer.3 maybe upstream-pending|ckpt maybe upstream-pending|"
-                "quality maybe upstream-pending|hello maybe upstream-pending|");
+    assert_plan(
+        "model hit hit-local|model/index hit hit-local|text run input-changed text.txt|calib run input-changed data.text.txt|w4/layer.0 "
+        "maybe upstream-pending|"
+        "w4/layer.1 maybe upstream-pending|w4/layer.2 maybe upstream-pending|w4/layer.3 maybe upstream-pending|ckpt maybe upstream-pending|"
+        "quality maybe upstream-pending|hello maybe upstream-pending|");
     assert_apply(0, "ran 2 hit 9");
     assert_string_equal(buf_str(&story), "run calib;finish ckpt;");
 }
@@ -451,6 +461,73 @@ static void jobs_do_not_change_results(void **state)
     free(lock_b);
 }
 
+/* Lines of a file of events, as objects. */
+static json_t *read_events(const char *name)
+{
+    char *text = get(name), *rest = NULL;
+    json_t *out = json_array();
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        json_t *v = json_loads(line, 0, NULL);
+        assert_non_null(v);
+        json_array_append_new(out, v);
+    }
+    free(text);
+    return out;
+}
+
+static void events_tell_the_run(void **state)
+{
+    (void)state;
+    struct err e;
+    char *path = at("events.jsonl");
+    struct events_config c = {.spec = path};
+    assert_int_equal(events_open(&c, &fake_config.events, &e), 0);
+    snprintf(fail_node, sizeof fail_node, "quality");
+    assert_apply(-ERR_NUMERIC, "stage 'quality': made to fail");
+    assert_int_equal(events_close(fake_config.events, &e), 0);
+    fake_config.events = NULL;
+    json_t *all = read_events("events.jsonl");
+    size_t n = json_array_size(all), i;
+    json_t *v;
+    json_array_foreach(all, i, v)
+    {
+        assert_int_equal(json_integer_value(json_object_get(v, "seq")), i);
+        assert_int_equal(json_integer_value(json_object_get(v, "v")), 1);
+    }
+    assert_string_equal(json_string_value(json_object_get(json_array_get(all, 0), "type")), "run_start");
+    v = json_array_get(all, n - 2);
+    assert_string_equal(json_string_value(json_object_get(v, "type")), "error");
+    assert_string_equal(json_string_value(json_object_get(v, "text")), "gptqpipe: error: stage 'quality': made to fail");
+    v = json_array_get(all, n - 1);
+    assert_string_equal(json_string_value(json_object_get(v, "type")), "run_end");
+    assert_int_equal(json_integer_value(json_object_get(v, "ran")), 9);
+    assert_int_equal(json_integer_value(json_object_get(v, "failed")), 1);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(v, "kernels"), "fake")),
+                     16); /* 8 nodes ran a kernel twice; sources run none */
+    json_decref(all);
+    free(path);
+    c.spec = "fd:x";
+    assert_int_equal(events_open(&c, &fake_config.events, &e), -ERR_USAGE);
+    assert_string_equal(e.text, "--events 'fd:x': fd:N wants a number");
+    c.spec = "/dev/full";
+    assert_int_equal(events_open(&c, &fake_config.events, &e), 0);
+    fail_node[0] = 0;
+    assert_apply(0, "ran 2 hit 9"); /* the run itself is sound */
+    assert_int_equal(events_close(fake_config.events, &e), -ERR_IO);
+    assert_non_null(strstr(e.text, "/dev/full"));
+    fake_config.events = NULL;
+}
+
+static void progress_says_rate_and_time_left(void **state)
+{
+    (void)state;
+    char text[128];
+    assert_string_equal(progress_text(50, 200, "tokens", 5, text, sizeof text), "25%  10 tokens/s  0:15 left");
+    assert_string_equal(progress_text(1, 7201, "layers", 1, text, sizeof text), "0%  1.0 layers/s  2:00:00 left");
+    assert_string_equal(progress_text(0, 10, "layers", 0, text, sizeof text), "0%");
+    assert_string_equal(progress_text(3, 0, "layers", 1, text, sizeof text), "0%  3.0 layers/s");
+}
+
 static int reset(void **state)
 {
     fake_config = (struct pipeline_config){.threads = 2, .jobs = 1};
@@ -486,6 +563,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(absent_source_has_a_place, reset, drop_root),
         cmocka_unit_test_setup_teardown(numerics_class_that_is_not_served, reset, drop_root),
         cmocka_unit_test_setup_teardown(jobs_do_not_change_results, reset, drop_root),
+        cmocka_unit_test_setup_teardown(events_tell_the_run, reset, drop_root),
+        cmocka_unit_test(progress_says_rate_and_time_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,7 +79,8 @@ static bool stop(void *arg)
 
 static void go(struct graph *g, size_t count, int jobs, bool keep_going, unsigned char *results)
 {
-    struct scheduler s = {.count = count, .needs = needs, .run = run, .arg = g, .jobs = jobs, .keep_going = keep_going, .memory_bytes = 100, .stop = stop};
+    struct scheduler s = {
+        .count = count, .needs = needs, .run = run, .arg = g, .jobs = jobs, .keep_going = keep_going, .memory_bytes = 100, .stop = stop};
     g->s = &s;
     g->count = count;
     scheduler_run(&s, results);
@@ -183,8 +184,12 @@ static void no_tasks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_graph_is_run_in_order), cmocka_unit_test(one_job_runs_in_index_order), cmocka_unit_test(independent_tasks_overlap),
-        cmocka_unit_test(failure_skips_what_needs_it), cmocka_unit_test(memory_is_shared_out),        cmocka_unit_test(stopping_starts_no_more),
+        cmocka_unit_test(every_graph_is_run_in_order),
+        cmocka_unit_test(one_job_runs_in_index_order),
+        cmocka_unit_test(independent_tasks_overlap),
+        cmocka_unit_test(failure_skips_what_needs_it),
+        cmocka_unit_test(memory_is_shared_out),
+        cmocka_unit_test(stopping_starts_no_more),
         cmocka_unit_test(no_tasks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,17 +39,17 @@ static void good(void **state)
 {
     (void)state;
     static const char *const table[][2] = {
-        {"plain $ {} text",                            "plain $ {} text"},
-        {"${a}",                                       "1"              },
-        {"x${b}y${a}",                                 "x<11>y1"        },
-        {"$${a} $$ $${",                               "${a} $$ ${"     },
-        {"${raw}",                                     "${a}"           },
-        {"${env:GPTQPIPE_TEST_SET}",                   "value"          },
-        {"${env:GPTQPIPE_TEST_SET:-other}",            "value"          },
-        {"${env:GPTQPIPE_TEST_UNSET:-other}",          "other"          },
-        {"${env:GPTQPIPE_TEST_UNSET:-}",               ""               },
-        {"${env:GPTQPIPE_TEST_EMPTY}",                 ""               },
-        {"${env:GPTQPIPE_TEST_EMPTY:-a:-b}",           "a:-b"           },
+        {"plain $ {} text",                   "plain $ {} text"},
+        {"${a}",                              "1"              },
+        {"x${b}y${a}",                        "x<11>y1"        },
+        {"$${a} $$ $${",                      "${a} $$ ${"     },
+        {"${raw}",                            "${a}"           },
+        {"${env:GPTQPIPE_TEST_SET}",          "value"          },
+        {"${env:GPTQPIPE_TEST_SET:-other}",   "value"          },
+        {"${env:GPTQPIPE_TEST_UNSET:-other}", "other"          },
+        {"${env:GPTQPIPE_TEST_UNSET:-}",      ""               },
+        {"${env:GPTQPIPE_TEST_EMPTY}",        ""               },
+        {"${env:GPTQPIPE_TEST_EMPTY:-a:-b}",  "a:-b"           },
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         assert_string_equal(vars_expand(&vars, table[i][0], (struct mark){5, 6}, &err), table[i][1]);
@@ -59,17 +59,17 @@ static void bad(void **state)
 {
     (void)state;
     static const char *const table[][2] = {
-        {"${self}",                    "m.yaml:3:7: error: variable 'self' is defined by itself"                                                               },
-        {"${nope}",                    "m.yaml:5:6: error: undefined variable 'nope'"                                                                          },
-        {"${sefl}",                    "m.yaml:5:6: error: undefined variable 'sefl' (did you mean 'self'?)"                                                   },
-        {"${a",                        "m.yaml:5:6: error: '${' without '}' (a literal '${' is written '$${')"                                                 },
-        {"${}",                        "m.yaml:5:6: error: '${}' is no variable (a literal '${' is written '$${')"                                             },
-        {"${a b}",                     "m.yaml:5:6: error: '${a b}' is no variable (a literal '${' is written '$${')"                                          },
-        {"${env:}",                    "m.yaml:5:6: error: '' is no name of an environment variable"                                                           },
-        {"${env:A-B}",                 "m.yaml:5:6: error: 'A-B' is no name of an environment variable"                                                        },
-        {"${env:GPTQPIPE_TEST_BYTES}", "m.yaml:5:6: error: environment variable 'GPTQPIPE_TEST_BYTES' is not plain ASCII"                                      },
+        {"${self}",                    "m.yaml:3:7: error: variable 'self' is defined by itself"                         },
+        {"${nope}",                    "m.yaml:5:6: error: undefined variable 'nope'"                                    },
+        {"${sefl}",                    "m.yaml:5:6: error: undefined variable 'sefl' (did you mean 'self'?)"             },
+        {"${a",                        "m.yaml:5:6: error: '${' without '}' (a literal '${' is written '$${')"           },
+        {"${}",                        "m.yaml:5:6: error: '${}' is no variable (a literal '${' is written '$${')"       },
+        {"${a b}",                     "m.yaml:5:6: error: '${a b}' is no variable (a literal '${' is written '$${')"    },
+        {"${env:}",                    "m.yaml:5:6: error: '' is no name of an environment variable"                     },
+        {"${env:A-B}",                 "m.yaml:5:6: error: 'A-B' is no name of an environment variable"                  },
+        {"${env:GPTQPIPE_TEST_BYTES}", "m.yaml:5:6: error: environment variable 'GPTQPIPE_TEST_BYTES' is not plain ASCII"},
         {"${env:GPTQPIPE_TEST_UNSET}", "m.yaml:5:6: error: environment variable 'GPTQPIPE_TEST_UNSET' is not set (a default is written "
-                                       "${env:GPTQPIPE_TEST_UNSET:-default})"                                                                                  },
+                                       "${env:GPTQPIPE_TEST_UNSET:-default})"      },
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         char text[2048];
