@@ -74,6 +74,17 @@ ok "$(! cmp -s "$work/out" "$work/s7"; echo $?)" 'another seed, another line'
 run run $M --prompt "$P" --temperature 1.5 --top-p 0.0001 --max-tokens 12 --logprobs 3 --json -q
 ok "$(cmp -s "$work/out" "$work/one"; echo $?)" 'a tiny top-p is greedy'
 
+# A draw depends on the prompt's number and nothing else: alone or among 20 the first is the same; the 17th, in the next batch, draws for itself.
+i=0
+while [ $i -lt 20 ]; do
+    echo "$P"
+    i=$((i + 1))
+done >"$work/many"
+run run $M --prompts "$work/many" --temperature 1.5 --seed 7 --max-tokens 20 --json -q
+head -n 1 "$work/out" >"$work/first"
+ok "$(cmp -s "$work/first" "$work/s7"; echo $?)" 'sampling in a batch: same line'
+is "$(sort "$work/out" | uniq | wc -l)" 20 'sampling: equal prompts draw apart'
+
 # Prompts files; ids in, the same continuation out.
 run run $M --prompts "$work/ids" --max-tokens 12 --json -q
 is "$(python3 -c 'import json,sys
