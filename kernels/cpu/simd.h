@@ -27,11 +27,15 @@
 #define SIMD_PASTE(a, b) SIMD_PASTE_(a, b)
 /* FN(linear) is linear_avx2 in the object for AVX2. */
 #define FN(name) SIMD_PASTE(name, ISA)
-#if defined(SIMD_INLINE) /* a test's own */
-#elif defined(ISA_SCALAR) /* sixteen-lane loops forced into each other only take long to compile */
-#define SIMD_INLINE static inline __attribute__((unused))
-#else
+#if !defined(__has_feature)
+#define __has_feature(x) 0
+#endif
+#if !defined(ISA_SCALAR)
 #define SIMD_INLINE static inline __attribute__((always_inline, unused))
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SIMD_INLINE static __attribute__((noinline, unused)) /* checked loops of sixteen lanes, inlined into each other, take minutes to compile */
+#else
+#define SIMD_INLINE static inline __attribute__((unused))
 #endif
 /* In front of a loop of constant length over an array of vectors: unrolled, so that the array lives in registers. */
 #if defined(ISA_SCALAR)
