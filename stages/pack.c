@@ -84,6 +84,16 @@ static int check_target(const struct stage_ctx *s, const struct quantize_info *q
     return rc;
 }
 
+/* Modules that differ from the base settings: they are written out as `dynamic`. */
+static bool has_overrides(const struct quantize_info *q)
+{
+    struct override_row base = {.quantized = true, .params = q->base};
+    for (size_t i = 0; i + 1 < q->table.count; i++)
+        if (!settings_agree(&base, &q->table.rows[i]))
+            return true;
+    return false;
+}
+
 static int pack_expand(struct stage_ctx *s, struct stage_expansion *x, struct err *e)
 {
     x->artifact = ART_CHECKPOINT;
@@ -92,6 +102,8 @@ static int pack_expand(struct stage_ctx *s, struct stage_expansion *x, struct er
     if (!q)
         return err_set(e, ERR_UNKNOWN, "the modules of stage '%s' are not known yet", stage_input_find(s, "quantized")->stage);
     int rc = check_target(s, q, e);
+    if (!rc && has_overrides(q) && strcmp(param_str(s, "target"), "vllm") != 0)
+        s->note(s, "Transformers' own loader does not read `dynamic`: load this checkpoint there with GPTQModel.load (vLLM and gptqpipe read it)");
     const char *output = param_str(s, "output");
     if (!rc && output) {
         char *path = param_path(s, output);
@@ -208,7 +220,8 @@ static int write_card(const struct stage_ctx *s, const char *outdir, struct err 
     buf_printf(&b, "# GPTQ checkpoint, %d bits, group size %d\n\nMade by gptqpipe %s. The same manifest and inputs give the same bytes; `%s` lists the digests of all inputs.\n\n",
                q->base.bits, q->base.group_size, GPTQPIPE_VERSION, PROVENANCE);
     card_modules(q, &b);
-    buf_addstr(&b, "\nLoads with vLLM (`vllm serve FOLDER`), Transformers with GPTQModel (`AutoModelForCausalLM.from_pretrained`), and `gptqpipe run FOLDER --prompt TEXT`.\n");
+    buf_printf(&b, "\nLoads with vLLM (`vllm serve FOLDER`), GPTQModel (`GPTQModel.load`)%s, and `gptqpipe run FOLDER --prompt TEXT`.\n",
+               has_overrides(q) ? "" : ", Transformers with GPTQModel (`AutoModelForCausalLM.from_pretrained`)");
     char *path = io_join(outdir, "README.md");
     int rc = io_write_file_atomic(path, b.data, b.len, e);
     free(path);

@@ -18,12 +18,16 @@ verdict() { n=$((n + 1)); if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else echo "
 "$GPTQPIPE" apply -q "$work/quickstart.yaml"
 verdict $? "quickstart applies"
 run "$PEERS/gptqmodel/bin/python" tests/peers/reader.py "$GPTQPIPE" "$work/dist/quickstart" "$work/quickstart/model" "$work/quickstart/held.jsonl"
-verdict $? "independent reader, transformers with gptqmodel"
+verdict $? "independent reader"
+run "$PEERS/gptqmodel/bin/python" tests/peers/load.py gptqmodel "$work/dist/quickstart" "$work/quickstart/model" "Once there was a baker called"
+verdict $? "GPTQModel loads a checkpoint with overrides"
 
 "$GPTQPIPE" apply -q tests/peers/smollm2.yaml --set "model=$PEERS/SmolLM2" --set "shared=$(realpath "$shared")" --set "output=$work/smollm2"
 verdict $? "SmolLM2-135M-Instruct applies"
 run "$PEERS/vllm/bin/python" tests/peers/vllm_run.py "$GPTQPIPE" "$work/smollm2"
 verdict $? "vLLM loads the folder and completes"
+run "$PEERS/gptqmodel/bin/python" tests/peers/load.py transformers "$work/smollm2" "$PEERS/SmolLM2" "The capital of France is"
+verdict $? "transformers with gptqmodel loads a checkpoint"
 rm -f tests/peers/gptqpipe.lock
 echo "1..$n"
 exit $fail

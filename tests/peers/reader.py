@@ -4,7 +4,6 @@
 
 1. scales[g_idx] * (code - zero), zeros stored less one, equals `gptqpipe inspect --tensor MODULE --dequant` to the bit, for every module.
 2. Perplexity of transformers' own model with these weights, float32, equals `gptqpipe eval` within 0.1 %.
-3. transformers with gptqmodel loads the folder and generates.
 Prints TAP.
 """
 import json
@@ -16,7 +15,6 @@ import sys
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -96,13 +94,6 @@ def main():
                                          check=True, capture_output=True, text=True).stdout)
     theirs = math.exp(nll / count)
     ok(ours["tokens"] == count and abs(ours["perplexity"] / theirs - 1) < 1e-3, f"perplexity {ours['perplexity']:.5f} of {ours['tokens']} tokens, transformers' {theirs:.5f} of {count}")
-
-    loaded = AutoModelForCausalLM.from_pretrained(checkpoint, device_map="cpu")
-    prompt = tok(lines[0][:60], return_tensors="pt")
-    out = loaded.generate(**{k: v for k, v in prompt.items() if k != "token_type_ids"}, max_new_tokens=24, do_sample=False)
-    text = tok.decode(out[0], skip_special_tokens=True)
-    kinds = {type(m).__name__ for m in loaded.modules() if "Linear" in type(m).__name__ or "Torch" in type(m).__name__}
-    ok(len(text) > 60, f"transformers with gptqmodel generates ({', '.join(sorted(kinds))}): {text!r}")
     print(f"1..{test}")
     sys.exit(1 if failed else 0)
 
