@@ -37,9 +37,14 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
         signals_install();
         rc = pipeline_apply(p.p, &r, &c->err);
         print_errors(&r);
-        if (!json && !c->o.quiet)
+        if (!json && !c->o.quiet) {
+            struct buf summary = BUF_INIT;
+            pipeline_summary(p.p, &summary);
+            fputs(buf_str(&summary), stdout);
+            buf_release(&summary);
             printf("%llu ran, %llu up to date%s in %.1f s\n", (unsigned long long)r.ran, (unsigned long long)r.hit,
                    r.failed ? ", some failed," : "", r.seconds);
+        }
         apply_result_release(&r);
     }
     return project_close(&p, c, rc);

@@ -151,6 +151,28 @@ static void end_events(struct pipeline *p, const struct apply_result *out)
                           (json_int_t)out->failed, "kernels", out->kernels, "ms", (json_int_t)(out->seconds * 1000)));
 }
 
+/* Adds text with "name: " in front of its first line, and as much room in front of the others. */
+static void add_lines(struct buf *out, const char *name, const char *text)
+{
+    for (const char *at = text; *at;) {
+        size_t n = strcspn(at, "\n");
+        buf_printf(out, "%-*s%s %.*s\n", (int)strlen(name), at == text ? name : "", at == text ? ":" : " ", (int)n, at);
+        at += n + (at[n] == '\n');
+    }
+}
+
+void pipeline_summary(const struct pipeline *p, struct buf *out)
+{
+    for (size_t i = 0; i < p->m->stage_count; i++) {
+        const struct stage_run *sr = &p->stages[p->m->order[i]];
+        struct buf text = BUF_INIT;
+        if (sr->wanted && sr->complete && !sr->failed && sr->kind->summary)
+            sr->kind->summary(&sr->ctx, &text);
+        add_lines(out, sr->def->name, buf_str(&text));
+        buf_release(&text);
+    }
+}
+
 int pipeline_apply(struct pipeline *p, struct apply_result *out, struct err *e)
 {
     uint64_t start = io_monotonic_ns();

@@ -73,6 +73,8 @@ struct apply_result {
 
 /* Runs what must run. Returns 0 or the code of the first error (also in errors). Emits run_start ... run_end. */
 int pipeline_apply(struct pipeline *p, struct apply_result *out, struct err *e);
+/* The summaries of the stages that are up to date, "stage: line" each. */
+void pipeline_summary(const struct pipeline *p, struct buf *out);
 void apply_result_release(struct apply_result *r);
 
 /* Resolves the sources and writes the lock. update: only this stage, NULL for all. check: compares only; *differs tells, and note (may be

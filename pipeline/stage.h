@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "pipeline/base/buf.h"
 #include "pipeline/base/err.h"
 #include "pipeline/base/fileset.h"
 
@@ -138,6 +139,8 @@ struct stage_kind {
     int (*finish)(struct stage_ctx *s, struct err *e);
     /* The verdict of a stage that has thresholds, from its outputs: -ERR_THRESHOLD names figure and bound. Asked on hits too. */
     int (*verdict)(struct stage_ctx *s, struct err *e);
+    /* What a person wants to see of a stage that is up to date, one line each: from parameters and metrics, without opening outputs. NULL: nothing. */
+    void (*summary)(const struct stage_ctx *s, struct buf *out);
     void (*release)(struct stage_ctx *s);
 };
 

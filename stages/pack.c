@@ -286,6 +286,16 @@ static int pack_finish(struct stage_ctx *s, struct err *e)
     return rc;
 }
 
+static void pack_summary(const struct stage_ctx *s, struct buf *out)
+{
+    const char *output = param_str(s, "output");
+    double bytes = json_number_value(json_object_get(s->nodes[0].metrics, "tensor_bytes"));
+    if (output)
+        buf_printf(out, "%s, %.1f MB of tensors\n", output, bytes / 1e6);
+    else
+        buf_printf(out, "%.1f MB of tensors, in the cache (no `output`)\n", bytes / 1e6);
+}
+
 const struct stage_kind stage_pack = {
     .name = "pack",
     .revision = 1,
@@ -294,4 +304,5 @@ const struct stage_kind stage_pack = {
     .fields = pack_fields,
     .run = pack_run,
     .finish = pack_finish,
+    .summary = pack_summary,
 };

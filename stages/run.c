@@ -44,10 +44,14 @@ static int run_fields(struct stage_ctx *s, size_t node, json_t *out, struct err 
     return 0;
 }
 
+/* Characters of a text kept in the record for the summary. */
+enum { EXCERPT_BYTES = 400 };
+
 struct sink {
     struct run_ctx *r;
     struct buf lines;
     double total;
+    json_t *excerpts; /* [prompt, text] each; borrowed from the metrics */
 };
 
 static int on_line(void *arg, size_t prompt, const json_t *line, struct err *e)
@@ -57,6 +61,11 @@ static int on_line(void *arg, size_t prompt, const json_t *line, struct err *e)
     struct sink *k = arg;
     json_canonical(line, &k->lines);
     buf_addch(&k->lines, '\n');
+    const char *text = json_string_value(json_object_get(line, "text"));
+    size_t n = strlen(text), keep = n < EXCERPT_BYTES ? n : EXCERPT_BYTES;
+    while (keep < n && keep && ((unsigned char)text[keep] & 0xc0u) == 0x80u)
+        keep--; /* whole characters */
+    json_array_append_new(k->excerpts, json_pack("[O,o]", json_object_get(line, "prompt"), json_stringn(text, keep)));
     return 0;
 }
 
@@ -96,8 +105,9 @@ static int run_run(struct stage_ctx *s, struct run_ctx *r, size_t node, void *ch
 {
     (void)node;
     (void)chain;
-    struct sink k = {.r = r, .lines = BUF_INIT};
+    struct sink k = {.r = r, .lines = BUF_INIT, .excerpts = json_array()};
     struct backend *b = NULL;
+    json_object_set_new(r->metrics, "texts", k.excerpts);
     int rc = device_open(r->isa, r->device, r->pool, &b, e);
     if (!rc)
         rc = generate_all(s, r, b, &k, e);
@@ -113,6 +123,24 @@ static int run_run(struct stage_ctx *s, struct run_ctx *r, size_t node, void *ch
     return rc ? err_wrap(e, "stage '%s'", s->name) : 0;
 }
 
+static void one_line(struct buf *out, const char *text)
+{
+    for (; *text; text++)
+        buf_addch(out, (unsigned char)*text < 0x20 ? ' ' : *text);
+}
+
+static void run_summary(const struct stage_ctx *s, struct buf *out)
+{
+    size_t i;
+    json_t *pair;
+    json_array_foreach(json_object_get(s->nodes[0].metrics, "texts"), i, pair) {
+        one_line(out, json_string_value(json_array_get(pair, 0)));
+        buf_addch(out, '|');
+        one_line(out, json_string_value(json_array_get(pair, 1)));
+        buf_addch(out, '\n');
+    }
+}
+
 const struct stage_kind stage_run = {
     .name = "run",
     .revision = 1,
@@ -121,4 +149,5 @@ const struct stage_kind stage_run = {
     .expand = run_expand,
     .fields = run_fields,
     .run = run_run,
+    .summary = run_summary,
 };

@@ -174,6 +174,21 @@ static int validate_verdict(struct stage_ctx *s, struct err *e)
     return param_error(s, path, ERR_THRESHOLD, e, "%s is %.6g, %s %s %g", name, value, !strcmp(which, "min") ? "below" : "above", which, bound);
 }
 
+static void validate_summary(const struct stage_ctx *s, struct buf *out)
+{
+    const json_t *m = s->nodes[0].metrics;
+    double ppl = json_number_value(json_object_get(m, "perplexity")), ref = json_number_value(json_object_get(m, "reference_perplexity"));
+    if (json_object_get(m, "perplexity"))
+        buf_printf(out, "perplexity %.4f over %lld tokens", ppl, (long long)json_integer_value(json_object_get(m, "tokens")));
+    else
+        buf_printf(out, "structure is sound, %lld quantized modules",
+                   (long long)json_integer_value(json_object_get(json_object_get(m, "structure"), "quantized_modules")));
+    if (json_object_get(m, "kl_mean"))
+        buf_printf(out, "; reference %.4f, ratio %.4f, KL %.5f nats, top-1 agreement %.2f %%", ref, ppl / ref, json_number_value(json_object_get(m, "kl_mean")),
+                   100 * json_number_value(json_object_get(m, "top1_agreement")));
+    buf_printf(out, "%s\n", param_json(s, "expect") ? (json_is_true(json_object_get(m, "pass")) ? "; within bounds" : "; OUT OF BOUNDS") : "");
+}
+
 const struct stage_kind stage_validate = {
     .name = "validate",
     .revision = 1,
@@ -183,4 +198,5 @@ const struct stage_kind stage_validate = {
     .fields = validate_fields,
     .run = validate_run,
     .verdict = validate_verdict,
+    .summary = validate_summary,
 };
