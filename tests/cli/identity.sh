@@ -1,6 +1,5 @@
-#!/bin/sh
-# quantize + pack give the same bytes for any threads, instruction set, compiler, optimization and folder, and those kept in tests/vectors/quickstart.sha256.
-. tests/cli/lib.sh
+# shellcheck shell=sh
+# One manifest with every kind of setting, and the digest of all that it makes. After tests/cli/lib.sh.
 cat >"$work/m.yaml" <<'Y'
 version: 1
 name: identity
@@ -36,22 +35,3 @@ bytes() {
       for s in judge say; do "$program" show "$s" --json --cache "$folder/cache" "$folder/m.yaml"; done | grep -o '"sha256":"[0-9a-f]*"'; } | sha256sum | cut -d' ' -f1
 }
 want=$(cat "$ROOT/tests/vectors/quickstart.sha256" 2>/dev/null)
-base=$(bytes "$GPTQPIPE" "$work/a")
-echo "# digest $base"
-is "$base" "$want" "the golden digest"
-for t in 1 2 7; do is "$(bytes "$GPTQPIPE" "$work/t$t" --threads "$t")" "$want" "$t threads"; done
-for isa in scalar avx2 avx512; do
-    case $isa in avx2) need=avx2 ;; avx512) need=avx512dq ;; *) need='' ;; esac
-    if [ -n "$need" ] && ! grep -qw "$need" /proc/cpuinfo; then skip 2 "$isa: this processor lacks it"; continue; fi
-    is "$(bytes "$GPTQPIPE" "$work/$isa" --isa "$isa")" "$want" "$isa"
-    like "$(python3 -c 'import json,sys; print(" ".join(json.load(sys.stdin)["kernels"]))' <"$work/rows")" "_$isa" "$isa: its rows were called"
-done
-cd "$ROOT" || exit 1
-build() { make -s -j2 B="$work/$1" CC="$2" OPT="$3" "$work/$1/gptqpipe" >"$work/build" 2>&1 || tail -5 "$work/build" >&2; }
-for c in 'gcc -O1' 'gcc -O3' 'clang -O1' 'clang -O3'; do
-    cc=${c% *} opt=${c#* }
-    if ! command -v "$cc" >/dev/null; then skip 1 "$cc is not installed"; continue; fi
-    build "$cc$opt" "$cc" "$opt"
-    is "$(bytes "$work/$cc$opt/gptqpipe" "$work/by$cc$opt")" "$want" "$c"
-done
-done_testing
