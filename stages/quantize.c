@@ -163,6 +163,7 @@ static json_t *config_json(const struct config *c)
     json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:i,s:I,s:I,s:b}", "hidden", (json_int_t)c->hidden, "intermediate", (json_int_t)c->intermediate, "heads",
                           (json_int_t)c->heads, "kv_heads", (json_int_t)c->kv_heads, "head_dim", (json_int_t)c->head_dim, "rms_eps", c->rms_eps, "rope_theta",
                           c->rope_theta, "rope", (int)c->rope, "window", (json_int_t)c->window, "window_from", (json_int_t)c->window_from, "qk_norm", (int)c->qk_norm);
+    json_object_set_new(j, "bias", json_pack("{s:b,s:b,s:b}", "qkv", (int)c->qkv_bias, "o", (int)c->o_bias, "mlp", (int)c->mlp_bias));
     if (c->rope != ROPE_DEFAULT)
         json_object_set_new(j, "rope_scaling",
                             json_pack("{s:f,s:f,s:f,s:I}", "factor", c->rope_factor, "low_freq_factor", c->rope_low_freq, "high_freq_factor", c->rope_high_freq,
