@@ -13,13 +13,16 @@ struct eval_cmd {
     const char *data, *reference, *unit;
     struct evaluation_params params;
     bool json, progress;
+    int percent; /* shown last */
 };
 
-static int on_progress(void *arg, size_t done, size_t total)
+static int on_progress(void *arg, double done, double total)
 {
-    const struct eval_cmd *v = arg;
-    if (v->progress)
-        fprintf(stderr, "\r%zu of %zu windows%s", done, total, done == total ? "\n" : "");
+    struct eval_cmd *v = arg;
+    int percent = total > 0 ? (int)(100 * done / total + 1e-9) : 100;
+    if (v->progress && percent != v->percent)
+        fprintf(stderr, "\r%3d %%%s", percent, percent >= 100 ? "\n" : "");
+    v->percent = percent;
     return 0;
 }
 

@@ -1,5 +1,6 @@
 /* Runs the nodes of one stage on one thread. A chained stage's state is opened at the first node that must run, brought up to it by
  * replaying the cached nodes before it, and closed at the end; a hit is replayed only when a later node must run. */
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -252,6 +253,7 @@ static int run_node(struct runner *x, size_t node, struct err *e)
         if (!rc)
             rc = run_in(x, node, e);
         x->advanced = node + 1;
+        malloc_trim(0); /* what this node freed must not count against the next one's memory */
     }
     ended(sr, node, rc ? "failed" : "ran", (double)(io_monotonic_ns() - start) / 1e9);
     return stage_error(sr, rc, e);

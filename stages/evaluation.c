@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "pipeline/base/json.h"
@@ -13,7 +14,6 @@
 /* Everything that is open during one evaluation; zeroed first, closed in one place. */
 struct evaluation {
     struct model model, reference;
-    struct decoder *decoder, *reference_decoder;
     struct tok *tok;
     struct dataset *data;
     struct windows windows;
@@ -33,10 +33,6 @@ static void close_all(struct evaluation *v)
     windows_release(&v->windows);
     if (v->data)
         dataset_close(v->data);
-    if (v->decoder)
-        decoder_free(v->decoder);
-    if (v->reference_decoder)
-        decoder_free(v->reference_decoder);
     tok_free(v->tok);
     model_close(&v->model);
     model_close(&v->reference);
@@ -60,24 +56,23 @@ static int open_models(struct evaluation *v, const struct fileset *model, const 
     return 0;
 }
 
-/* The longest window is all the positions that are needed. */
-static int open_decoders(struct evaluation *v, bool reference, struct backend *b, struct err *e)
+static int check_lengths(const struct evaluation *v, bool reference, struct err *e)
 {
-    int64_t positions = 1;
+    int64_t longest = 1;
     for (size_t i = 0; i < v->windows.count; i++)
-        if (v->windows.w[i].count > positions)
-            positions = v->windows.w[i].count;
-    if (positions > v->model.config.context)
-        return err_set(e, ERR_DATA, "a window of %" PRId64 " tokens is longer than the model's context of %" PRId64, positions, v->model.config.context);
-    if (reference && positions > v->reference.config.context)
-        return err_set(e, ERR_DATA, "a window of %" PRId64 " tokens is longer than the reference's context of %" PRId64, positions, v->reference.config.context);
-    int rc = decoder_open(&v->decoder, b, &v->model, positions, e);
-    if (!rc && reference) {
-        rc = decoder_open(&v->reference_decoder, b, &v->reference, positions, e);
-        if (rc)
-            err_wrap(e, "reference");
-    }
-    return rc;
+        if (v->windows.w[i].count > longest)
+            longest = v->windows.w[i].count;
+    if (longest > v->model.config.context)
+        return err_set(e, ERR_DATA, "a window of %" PRId64 " tokens is longer than the model's context of %" PRId64, longest, v->model.config.context);
+    if (reference && longest > v->reference.config.context)
+        return err_set(e, ERR_DATA, "a window of %" PRId64 " tokens is longer than the reference's context of %" PRId64, longest, v->reference.config.context);
+    return 0;
+}
+
+static const char *temporary(void)
+{
+    const char *dir = getenv("TMPDIR");
+    return dir && *dir ? dir : "/tmp";
 }
 
 static int figures(const struct eval_result *r, struct evaluation_figures *out, struct err *e)
@@ -97,7 +92,7 @@ static int figures(const struct eval_result *r, struct evaluation_figures *out, 
 }
 
 int evaluation_run(const struct fileset *model, const struct fileset *reference, const struct fileset *data, const struct evaluation_params *p, struct backend *b,
-                   int (*progress)(void *arg, size_t done, size_t total), void *arg, struct evaluation_figures *out, struct err *e)
+                   int (*progress)(void *arg, double done, double total), void *arg, struct evaluation_figures *out, struct err *e)
 {
     struct evaluation v = {0};
     struct eval_result sums = {0};
@@ -110,9 +105,17 @@ int evaluation_run(const struct fileset *model, const struct fileset *reference,
     if (!rc)
         rc = windows_make(&v.windows, &p->windows, &v.model.config, v.tok, v.data, e);
     if (!rc)
-        rc = open_decoders(&v, reference != NULL, b, e);
+        rc = check_lengths(&v, reference != NULL, e);
+    const struct eval_input in = {.b = b,
+                                  .model = &v.model,
+                                  .reference = reference ? &v.reference : NULL,
+                                  .windows = v.windows.w,
+                                  .count = v.windows.count,
+                                  .scratch = p->scratch ? p->scratch : temporary(),
+                                  .progress = progress,
+                                  .arg = arg};
     if (!rc)
-        rc = eval_run(v.decoder, v.reference_decoder, v.windows.w, v.windows.count, &sums, progress, arg, e);
+        rc = eval_run(&in, &sums, e);
     if (!rc)
         rc = figures(&sums, out, e);
     close_all(&v);

@@ -6,17 +6,22 @@
 
 #include "pipeline/base/io.h"
 #include "pipeline/base/mem.h"
+#include "stages/calibration.h"
 #include "stages/common.h"
 #include "stages/device.h"
 #include "stages/format/layer.h"
+#include "stages/lm/walk.h"
 #include "stages/quant/gptq.h"
 #include "stages/quantize.h"
-#include "stages/walk.h"
+
+/* Rows at a time: enough to keep a matrix product busy. */
+enum { BLOCK_ROWS = 8 * HESSIAN_BLOCK_ROWS };
 
 struct chain {
     struct stage_ctx *s;
     const struct quantize_info *q;
     struct backend *b;
+    struct calibration calibration; /* what the walk borrows */
     struct walk walk; /* zeroed without calibration: only method rtn then */
 };
 
@@ -30,6 +35,16 @@ struct node_work {
     json_t *report[MOD_COUNT];
 };
 
+static int open_walk(struct chain *c, const struct fileset *files, const char *scratch, struct err *e)
+{
+    struct calibration *k = &c->calibration;
+    int rc = calibration_open(k, files, &c->q->model.config, e);
+    if (rc)
+        return rc;
+    const struct walk_input in = {.ids = k->ids, .offsets = k->offsets, .samples = k->samples, .block_rows = BLOCK_ROWS, .scratch = scratch};
+    return walk_open(&c->walk, c->b, &c->q->model, &in, e);
+}
+
 int quantize_chain_open(struct stage_ctx *s, struct run_ctx *r, void **out, struct err *e)
 {
     struct chain *c = xcalloc(1, sizeof *c);
@@ -39,7 +54,7 @@ int quantize_chain_open(struct stage_ctx *s, struct run_ctx *r, void **out, stru
     int rc = device_open(r->isa, r->device, r->pool, &c->b, e);
     const struct stage_input *calibration = stage_input_find(s, "calibration");
     if (!rc && calibration)
-        rc = walk_open(&c->walk, c->b, &c->q->model, calibration->files, r, e);
+        rc = open_walk(c, calibration->files, r->scratch, e);
     if (rc) {
         quantize_chain_close(s, r, c);
         *out = NULL;
@@ -55,6 +70,7 @@ void quantize_chain_close(struct stage_ctx *s, struct run_ctx *r, void *chain)
     if (!c)
         return;
     walk_close(&c->walk);
+    calibration_close(&c->calibration);
     if (c->b)
         device_count(c->b, r);
     device_close(c->b);
@@ -279,10 +295,17 @@ static int write_outputs(struct node_work *n, const char *node_name, const char 
     return rc;
 }
 
+static int on_progress(void *arg, double done, double total)
+{
+    struct run_ctx *r = arg;
+    return r->progress ? r->progress(r, done, total, "tokens") : 0;
+}
+
 /* Progress of a node: tokens times the steps that it goes through. */
 static void begin_progress(struct chain *c, struct run_ctx *r, int steps)
 {
-    c->walk.r = r;
+    c->walk.progress = on_progress;
+    c->walk.progress_arg = r;
     c->walk.done = 0;
     c->walk.total = (double)steps * (double)c->walk.tokens;
 }

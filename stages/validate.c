@@ -78,10 +78,10 @@ static int validate_fields(struct stage_ctx *s, size_t node, json_t *out, struct
     return 0;
 }
 
-static int on_progress(void *arg, size_t done, size_t total)
+static int on_progress(void *arg, double done, double total)
 {
     struct run_ctx *r = arg;
-    return r->progress ? r->progress(r, (double)done, (double)total, "windows") : 0;
+    return r->progress ? r->progress(r, done, total, "tokens x layers") : 0;
 }
 
 static int measure(struct stage_ctx *s, struct run_ctx *r, json_t *out, struct err *e)
@@ -92,7 +92,8 @@ static int measure(struct stage_ctx *s, struct run_ctx *r, json_t *out, struct e
                                               .stride = param_int(s, "stride"),
                                               .bos = param_bool(s, "bos"),
                                               .max_tokens = param_int(s, "max_tokens")},
-                                  .field = param_str(s, "field")};
+                                  .field = param_str(s, "field"),
+                                  .scratch = r->scratch};
     struct evaluation_figures f;
     struct backend *b = NULL;
     int rc = device_open(r->isa, r->device, r->pool, &b, e);

@@ -101,6 +101,7 @@ int check_finite(const struct st_set *set, struct err *e)
         if (!is_float(t->dtype))
             continue;
         int64_t bad = first_not_finite(st_data(set, t), st_elems(t), t->dtype);
+        st_drop(set, t);
         if (bad >= 0)
             return err_set(e, ERR_NUMERIC, "%s: %s: element %" PRId64 " is not a finite number", set->files[t->file].name, t->name, bad);
     }

@@ -24,7 +24,8 @@ struct check_report {
 };
 /* Returns 0 when the check ran through, with or without lines; negative when the files cannot be read at all or the model's family is unknown. */
 int checkpoint_check(const struct fileset *files, struct check_report *r, struct err *e);
-/* Every element of every float tensor is finite, else -ERR_NUMERIC naming tensor and element. Reads all of them once, at memory speed. */
+/* Every element of every float tensor is finite, else -ERR_NUMERIC naming tensor and element. Reads all of them once, at memory speed, and drops their
+ * pages: no view may be in use meanwhile. */
 int check_finite(const struct st_set *set, struct err *e);
 void check_report_release(struct check_report *r);
 

@@ -2,29 +2,32 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "pipeline/base/mem.h"
+#include "stages/lm/walk.h"
 
-/* A batch is as many whole windows as fit into BATCH_ROWS (at least one); logits of at most LOGITS_BYTES are made at a time. Neither
- * changes a figure. */
-enum { BATCH_ROWS = 2048, BATCH_WINDOWS = 64, LOGITS_BYTES = 32 << 20 };
+/* Rows that go through a layer together, bytes of one model's logits at a time, bytes of hidden states that stay in memory. None changes a
+ * figure. */
+enum { BLOCK_ROWS = 4 * HESSIAN_BLOCK_ROWS, LOGITS_BYTES = 16 << 20, HIDDEN_BYTES = 96 << 20 };
 
 struct side { /* one of the two models */
-    struct decoder *d;
-    struct kv_cache *kv[BATCH_WINDOWS];
-    float *hidden, *logits; /* device [rows, hidden], [chunk, V] */
+    const struct model *m;
+    const char *name;
+    struct rowstore hidden; /* final-normed */
+    struct weight *head;
+    float *rows, *logits;   /* device [chunk, hidden], [chunk, V] */
 };
 
 struct run {
-    struct side own, ref; /* ref.d may be NULL */
-    int64_t capacity;     /* rows of the longest window */
-    int64_t rows;         /* rows of the largest batch */
-    int64_t chunk;        /* rows of logits at a time */
-    size_t slots;         /* windows a batch may have */
-    int32_t *ids, *top1;
+    const struct eval_input *in;
+    struct side own, ref;   /* ref.m may be NULL */
+    int32_t *ids, *top1;    /* ids: what all windows feed, one after the other */
+    int64_t *offsets;       /* where each window begins in ids */
+    int64_t chunk;          /* rows of logits at a time */
     double *nll;
     struct kl_row *kl;
-    struct attn_segment segments[BATCH_WINDOWS];
+    double begun, total;    /* progress: when the present part began; in layers x tokens */
 };
 
 static int64_t fed(const struct eval_window *w)
@@ -32,87 +35,153 @@ static int64_t fed(const struct eval_window *w)
     return w->count - 1; /* the last id is only predicted */
 }
 
-static int side_open(struct side *s, const struct run *r, struct err *e)
+static int check(const struct eval_input *in, struct err *e)
 {
-    struct backend *b = decoder_backend(s->d);
-    const struct config *c = decoder_config(s->d);
-    int rc = b->ops->alloc(b, (size_t)r->rows * (size_t)c->hidden * sizeof(float), (void **)&s->hidden, e);
-    if (!rc)
-        rc = b->ops->alloc(b, (size_t)r->chunk * (size_t)c->vocab_size * sizeof(float), (void **)&s->logits, e);
-    for (size_t i = 0; i < r->slots && !rc; i++)
-        rc = decoder_kv_create(s->d, r->capacity, &s->kv[i], e);
-    return rc;
-}
-
-static void side_close(struct side *s)
-{
-    if (!s->d)
-        return;
-    struct backend *b = decoder_backend(s->d);
-    for (size_t i = 0; i < BATCH_WINDOWS; i++) {
-        if (s->kv[i])
-            b->ops->kv_free(b, s->kv[i]);
-    }
-    b->ops->free(b, s->hidden);
-    b->ops->free(b, s->logits);
-}
-
-static int check(const struct decoder *d, const struct decoder *ref, const struct eval_window *w, size_t n, struct err *e)
-{
-    int64_t V = decoder_config(d)->vocab_size, context = decoder_positions(d);
-    if (ref && decoder_config(ref)->vocab_size != V)
-        return err_set(e, ERR_SHAPE, "the model's vocabulary has %" PRId64 " ids, the reference's %" PRId64, V,
-                       decoder_config(ref)->vocab_size);
-    if (ref && decoder_positions(ref) < context)
-        context = decoder_positions(ref);
-    for (size_t i = 0; i < n; i++) {
-        if (w[i].count < 2 || w[i].first < 1 || w[i].first >= w[i].count)
-            BUG("window %zu of %" PRId64 " ids counts from %" PRId64, i, w[i].count, w[i].first);
-        if (fed(&w[i]) > context)
-            return err_set(e, ERR_SHAPE, "window %zu has %" PRId64 " ids; the context holds %" PRId64, i, w[i].count, context);
-        for (int64_t k = 0; k < w[i].count; k++) {
-            if (w[i].ids[k] < 0 || w[i].ids[k] >= V)
-                return err_set(e, ERR_DATA, "id %d is outside the model's vocabulary of %" PRId64, w[i].ids[k], V);
+    const struct config *own = &in->model->config, *ref = in->reference ? &in->reference->config : own;
+    int64_t V = own->vocab_size, context = own->context < ref->context ? own->context : ref->context;
+    if (ref->vocab_size != V)
+        return err_set(e, ERR_SHAPE, "the model's vocabulary has %" PRId64 " ids, the reference's %" PRId64, V, ref->vocab_size);
+    for (size_t i = 0; i < in->count; i++) {
+        const struct eval_window *w = &in->windows[i];
+        if (w->count < 2 || w->first < 1 || w->first >= w->count)
+            BUG("window %zu of %" PRId64 " ids counts from %" PRId64, i, w->count, w->first);
+        if (fed(w) > context)
+            return err_set(e, ERR_SHAPE, "window %zu has %" PRId64 " ids; the context holds %" PRId64, i, w->count, context);
+        for (int64_t k = 0; k < w->count; k++) {
+            if (w->ids[k] < 0 || w->ids[k] >= V)
+                return err_set(e, ERR_DATA, "id %d is outside the model's vocabulary of %" PRId64, w->ids[k], V);
         }
     }
     return 0;
 }
 
-/* Windows of the batch that begins at `from`. */
-static size_t batch_size(const struct run *r, const struct eval_window *w, size_t from, size_t n)
+/* What a head costs for one row, in layers. */
+static double head_cost(const struct config *c)
 {
-    int64_t rows = fed(&w[from]);
-    size_t to = from + 1;
-    while (to < n && to - from < r->slots && rows + fed(&w[to]) <= BATCH_ROWS)
-        rows += fed(&w[to++]);
-    return to - from;
-}
-
-static int forward(struct run *r, struct side *s, const struct eval_window *w, size_t n, struct err *e)
-{
-    int64_t rows = 0;
-    for (size_t i = 0; i < n; i++) {
-        r->segments[i] = (struct attn_segment){s->kv[i], rows, fed(&w[i]), 0};
-        for (int64_t k = 0; k < fed(&w[i]); k++)
-            r->ids[rows + k] = w[i].ids[k];
-        rows += fed(&w[i]);
+    double layer = 0;
+    for (int m = 0; m < MOD_COUNT; m++) {
+        int64_t N, K;
+        config_module_shape(c, (enum module_id)m, &N, &K);
+        layer += (double)N * (double)K;
     }
-    return decoder_forward(s->d, r->ids, rows, r->segments, n, s->hidden, e);
+    return (double)c->vocab_size * (double)c->hidden / layer;
 }
 
-static int chunk_logits(struct side *s, int64_t row, int64_t rows, struct err *e)
+static int report(const struct run *r, double done)
 {
-    return decoder_logits(s->d, s->hidden + row * decoder_config(s->d)->hidden, rows, s->logits, e);
+    return r->in->progress ? r->in->progress(r->in->arg, done, r->total) : 0;
 }
 
-/* The figures of `rows` predictions whose logits begin at row `row` of the batch. */
+/* A walk counts four steps to a layer. */
+static int on_walk(void *arg, double done, double total)
+{
+    (void)total;
+    struct run *r = arg;
+    return report(r, r->begun + done / 4);
+}
+
+static int open_run(struct run *r, struct err *e)
+{
+    const struct eval_input *in = r->in;
+    int64_t longest = 1, V = in->model->config.vocab_size;
+    double counted = 0;
+    r->offsets = xcalloc(in->count + 1, sizeof *r->offsets);
+    for (size_t i = 0; i < in->count; i++) {
+        r->offsets[i + 1] = r->offsets[i] + fed(&in->windows[i]);
+        longest = fed(&in->windows[i]) > longest ? fed(&in->windows[i]) : longest;
+        counted += (double)(in->windows[i].count - in->windows[i].first);
+    }
+    r->ids = malloc((size_t)r->offsets[in->count] * sizeof *r->ids);
+    if (!r->ids)
+        return err_set(e, ERR_NOMEM, "%" PRId64 " ids", r->offsets[in->count]);
+    for (size_t i = 0; i < in->count; i++)
+        memcpy(r->ids + r->offsets[i], in->windows[i].ids, (size_t)fed(&in->windows[i]) * sizeof *r->ids);
+    r->chunk = LOGITS_BYTES / 4 / V;
+    r->chunk = r->chunk < 1 ? 1 : r->chunk > longest ? longest : r->chunk;
+    r->nll = xcalloc((size_t)r->chunk, sizeof *r->nll);
+    r->top1 = xcalloc((size_t)r->chunk, sizeof *r->top1);
+    r->kl = xcalloc((size_t)r->chunk, sizeof *r->kl);
+    const struct model *const models[] = {in->model, in->reference};
+    for (size_t i = 0; i < 2 && models[i]; i++)
+        r->total += (double)r->offsets[in->count] * (double)models[i]->config.layers + counted * head_cost(&models[i]->config);
+    return 0;
+}
+
+static int walk_layers(struct walk *w, const struct side *s, struct err *e)
+{
+    int rc = 0;
+    for (int64_t i = 0; !rc && i < s->m->config.layers; i++) {
+        struct layer l;
+        rc = layer_load(&l, &w->env, s->m, i, e);
+        if (rc)
+            return err_wrap(e, "%s: layer %" PRId64, s->name, i);
+        rc = walk_layer(w, &l, e);
+        layer_free(&l, &w->env);
+    }
+    return rc;
+}
+
+/* All windows through all layers; of the model only `hidden` is left. */
+static int walk_side(struct run *r, struct side *s, struct err *e)
+{
+    const struct walk_input in = {.ids = r->ids,
+                                  .offsets = r->offsets,
+                                  .samples = (int64_t)r->in->count,
+                                  .block_rows = BLOCK_ROWS,
+                                  .memory_bytes = HIDDEN_BYTES,
+                                  .scratch = r->in->scratch};
+    struct walk w;
+    int rc = walk_open(&w, r->in->b, s->m, &in, e);
+    if (rc)
+        return rc;
+    w.progress = on_walk;
+    w.progress_arg = r;
+    rc = walk_layers(&w, s, e);
+    if (!rc)
+        rc = walk_finish(&w, &s->hidden, e);
+    r->begun += w.done / 4;
+    walk_close(&w);
+    return rc;
+}
+
+static int open_head(const struct run *r, struct side *s, struct err *e)
+{
+    struct backend *b = r->in->b;
+    const struct config *c = &s->m->config;
+    int rc = decoder_load_weight(b, s->m, -1, MOD_COUNT, &s->head, e);
+    model_drop_embedding(s->m); /* a tied head is made from it */
+    if (rc)
+        return err_wrap(e, "%s: lm_head", s->name);
+    rc = b->ops->alloc(b, (size_t)r->chunk * (size_t)c->hidden * sizeof(float), (void **)&s->rows, e);
+    return rc ? rc : b->ops->alloc(b, (size_t)r->chunk * (size_t)c->vocab_size * sizeof(float), (void **)&s->logits, e);
+}
+
+static void close_side(const struct run *r, struct side *s)
+{
+    struct backend *b = r->in->b;
+    if (s->head)
+        b->ops->weight_free(b, s->head);
+    b->ops->free(b, s->rows);
+    b->ops->free(b, s->logits);
+    rowstore_close(&s->hidden);
+}
+
+static int make_logits(const struct run *r, struct side *s, int64_t row, int64_t rows, struct err *e)
+{
+    const struct config *c = &s->m->config;
+    int rc = rowstore_read(&s->hidden, row, rows, s->rows, e);
+    return rc ? rc : r->in->b->ops->linear(r->in->b, s->logits, c->vocab_size, s->rows, c->hidden, rows, s->head, NULL, false, e);
+}
+
+/* The figures of `rows` predictions, made from the hidden states from `row` on. */
 static int score(struct run *r, int64_t row, int64_t rows, const int32_t *targets, struct eval_result *out, struct err *e)
 {
-    struct backend *b = decoder_backend(r->own.d);
-    int64_t V = decoder_config(r->own.d)->vocab_size;
-    int rc = chunk_logits(&r->own, row, rows, e);
-    if (!rc && r->ref.d) {
-        rc = chunk_logits(&r->ref, row, rows, e);
+    struct backend *b = r->in->b;
+    int64_t V = r->own.m->config.vocab_size;
+    bool has_ref = r->ref.m != NULL;
+    int rc = make_logits(r, &r->own, row, rows, e);
+    if (!rc && has_ref) {
+        rc = make_logits(r, &r->ref, row, rows, e);
         if (!rc)
             rc = b->ops->kl(b, r->ref.logits, r->own.logits, rows, V, targets, r->kl, e);
     } else if (!rc) {
@@ -120,8 +189,8 @@ static int score(struct run *r, int64_t row, int64_t rows, const int32_t *target
     }
     for (int64_t i = 0; i < rows && !rc; i++) {
         out->tokens++;
-        out->nll += r->ref.d ? r->kl[i].nll : r->nll[i];
-        if (r->ref.d) {
+        out->nll += has_ref ? r->kl[i].nll : r->nll[i];
+        if (has_ref) {
             out->nll_ref += r->kl[i].nll_ref;
             out->kl += r->kl[i].kl;
             out->top1_same += r->kl[i].same_top1 != 0;
@@ -130,63 +199,44 @@ static int score(struct run *r, int64_t row, int64_t rows, const int32_t *target
     return rc;
 }
 
-static int run_batch(struct run *r, const struct eval_window *w, size_t n, struct eval_result *out, struct err *e)
+static int score_all(struct run *r, struct eval_result *out, struct err *e)
 {
-    int rc = forward(r, &r->own, w, n, e);
-    if (!rc && r->ref.d)
-        rc = forward(r, &r->ref, w, n, e);
-    int64_t row0 = 0;
-    for (size_t i = 0; i < n && !rc; i++) {
-        for (int64_t at = w[i].first; at < w[i].count && !rc; at += r->chunk) { /* at: the position predicted, by the row before it */
-            int64_t rows = w[i].count - at < r->chunk ? w[i].count - at : r->chunk;
-            rc = score(r, row0 + at - 1, rows, w[i].ids + at, out, e);
+    double cost = head_cost(&r->own.m->config) + (r->ref.m ? head_cost(&r->ref.m->config) : 0);
+    int rc = open_head(r, &r->own, e);
+    if (!rc && r->ref.m)
+        rc = open_head(r, &r->ref, e);
+    for (size_t i = 0; i < r->in->count && !rc; i++) {
+        const struct eval_window *w = &r->in->windows[i];
+        for (int64_t at = w->first, rows; at < w->count && !rc; at += rows) { /* at: the position predicted, by the row before it */
+            rows = w->count - at < r->chunk ? w->count - at : r->chunk;
+            rc = score(r, r->offsets[i] + at - 1, rows, w->ids + at, out, e);
+            if (!rc && report(r, r->begun + cost * (double)out->tokens))
+                rc = err_set(e, ERR_CANCELLED, "stopped");
         }
-        row0 += fed(&w[i]);
     }
     return rc;
 }
 
-static int run_open(struct run *r, const struct eval_window *w, size_t n, struct err *e)
+int eval_run(const struct eval_input *in, struct eval_result *out, struct err *e)
 {
-    for (size_t i = 0; i < n; i++)
-        r->capacity = fed(&w[i]) > r->capacity ? fed(&w[i]) : r->capacity;
-    r->rows = r->capacity > BATCH_ROWS ? r->capacity : BATCH_ROWS;
-    r->chunk = LOGITS_BYTES / 4 / decoder_config(r->own.d)->vocab_size;
-    r->chunk = r->chunk < 1 ? 1 : r->chunk > r->capacity ? r->capacity : r->chunk;
-    int64_t slots = BATCH_ROWS / r->capacity;
-    r->slots = slots < 1 ? 1 : slots > BATCH_WINDOWS ? BATCH_WINDOWS : (size_t)slots;
-    r->slots = r->slots > n ? n : r->slots;
-    r->ids = xcalloc((size_t)r->rows, sizeof *r->ids);
-    r->nll = xcalloc((size_t)r->chunk, sizeof *r->nll);
-    r->top1 = xcalloc((size_t)r->chunk, sizeof *r->top1);
-    r->kl = xcalloc((size_t)r->chunk, sizeof *r->kl);
-    int rc = side_open(&r->own, r, e);
-    return rc || !r->ref.d ? rc : side_open(&r->ref, r, e);
-}
-
-int eval_run(struct decoder *d, struct decoder *ref, const struct eval_window *w, size_t n, struct eval_result *out,
-             int (*progress)(void *arg, size_t done, size_t total), void *arg, struct err *e)
-{
-    *out = (struct eval_result){.has_ref = ref != NULL};
-    int rc = check(d, ref, w, n, e);
-    if (rc || n == 0)
+    *out = (struct eval_result){.has_ref = in->reference != NULL};
+    int rc = check(in, e);
+    if (rc || in->count == 0)
         return rc;
-    struct run *r = xcalloc(1, sizeof *r);
-    *r = (struct run){.own.d = d, .ref.d = ref};
-    rc = run_open(r, w, n, e);
-    for (size_t i = 0; i < n && !rc;) {
-        size_t batch = batch_size(r, w, i, n);
-        rc = run_batch(r, w + i, batch, out, e);
-        i += batch;
-        if (!rc && progress && progress(arg, i, n))
-            rc = err_set(e, ERR_CANCELLED, "evaluation was stopped");
-    }
-    side_close(&r->own);
-    side_close(&r->ref);
-    free(r->ids);
-    free(r->nll);
-    free(r->top1);
-    free(r->kl);
-    free(r);
+    struct run r = {.in = in, .own = {.m = in->model, .name = "model"}, .ref = {.m = in->reference, .name = "reference"}};
+    rc = open_run(&r, e);
+    if (!rc)
+        rc = walk_side(&r, &r.own, e);
+    if (!rc && r.ref.m)
+        rc = walk_side(&r, &r.ref, e);
+    if (!rc)
+        rc = score_all(&r, out, e);
+    close_side(&r, &r.own);
+    close_side(&r, &r.ref);
+    free(r.ids);
+    free(r.offsets);
+    free(r.nll);
+    free(r.top1);
+    free(r.kl);
     return rc;
 }

@@ -286,6 +286,11 @@ void model_drop(const struct model *m, int64_t layer, enum module_id mod)
     }
 }
 
+void model_drop_embedding(const struct model *m)
+{
+    st_drop(&m->tensors, embedding_tensor(m));
+}
+
 bool model_find_module(const struct model *m, const char *name, int64_t *layer, enum module_id *mod)
 {
     static const char prefix[] = "model.layers.";

@@ -52,6 +52,8 @@ int model_vector(const struct model *m, const char *name, int64_t count, float *
 /* The pages of a module's tensors need not stay resident: it has been prepacked. The embedding table, read row by row, is left alone. Views
  * stay valid, but see st_drop. */
 void model_drop(const struct model *m, int64_t layer, enum module_id mod);
+/* The embedding table's too, which model_drop leaves alone: all rows wanted have been read, or the head that is tied to it is loaded. */
+void model_drop_embedding(const struct model *m);
 
 /* Names of the stored tensors that belong to layer l (norms and biases too), or with l = -1 those that belong to no layer, in byte order.
  * For keys: what a layer's output depends on. Borrowed strings; *names is the caller's to free. */

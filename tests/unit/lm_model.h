@@ -16,7 +16,8 @@ struct lm {
     struct decoder *d;
 };
 
-static inline void lm_open_isa(struct lm *lm, const char *path, enum isa isa, int threads)
+/* The model and the backend, no decoder. */
+static inline void lm_open_model_isa(struct lm *lm, const char *path, enum isa isa, int threads)
 {
     struct err err = {0};
     struct fileset files = FILESET_INIT;
@@ -26,6 +27,17 @@ static inline void lm_open_isa(struct lm *lm, const char *path, enum isa isa, in
     fileset_release(&files);
     const struct parallel par = {pool_run, lm->pool, threads};
     OK(cpu_backend_create(isa, &par, &lm->b, &err));
+}
+
+static inline void lm_open_model(struct lm *lm, const char *path)
+{
+    lm_open_model_isa(lm, path, ISA_AUTO, 1);
+}
+
+static inline void lm_open_isa(struct lm *lm, const char *path, enum isa isa, int threads)
+{
+    struct err err = {0};
+    lm_open_model_isa(lm, path, isa, threads);
     OK(decoder_open(&lm->d, lm->b, &lm->m, lm->m.config.context, &err));
 }
 

@@ -6,6 +6,12 @@
 
 static struct err err;
 
+static int evaluate(const struct lm *lm, const struct lm *ref, const struct eval_window *w, size_t n, struct eval_result *out)
+{
+    const struct eval_input in = {.b = lm->b, .model = &lm->m, .reference = ref ? &ref->m : NULL, .windows = w, .count = n, .scratch = "/tmp"};
+    return eval_run(&in, out, &err);
+}
+
 static void make_windows(struct windows *w, const struct config *c, const char *tokenizer, const char *text, int64_t window)
 {
     struct tok *tok;
@@ -31,10 +37,10 @@ static void check_perplexity(const char *model, const char *expected, const char
     json_cases(expected, &root);
     stories = json_object_get(root, "ppl_stories");
     each = json_object_get(stories, "per_story_len_nll");
-    lm_open(&lm, model);
+    lm_open_model(&lm, model);
     snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.json", model);
     make_windows(&w, &lm.m.config, tokenizer, text, window);
-    OK(eval_run(lm.d, NULL, w.w, w.count, &all, NULL, NULL, &err));
+    OK(evaluate(&lm, NULL, w.w, w.count, &all));
     double want = json_number_value(json_object_get(stories, "ppl")), got = exp(all.nll / (double)all.tokens);
     print_message("%s: perplexity %.6f, expected %.6f\n", model, got, want);
     assert_int_equal(all.tokens, json_integer_value(json_object_get(stories, "tokens")));
@@ -44,7 +50,7 @@ static void check_perplexity(const char *model, const char *expected, const char
     double sum = 0;
     for (size_t i = 0; i < w.count; i++) {
         struct eval_result one;
-        OK(eval_run(lm.d, NULL, w.w + i, 1, &one, NULL, NULL, &err));
+        OK(evaluate(&lm, NULL, w.w + i, 1, &one));
         const json_t *story = json_array_get(each, i);
         assert_int_equal(one.tokens + 1, json_integer_value(json_array_get(story, 0)));
         assert_true(fabs(one.nll / (double)one.tokens - json_number_value(json_array_get(story, 1))) < 1e-4);
@@ -81,11 +87,11 @@ static void check_kl(const char *model, const char *reference, const char *text,
     struct windows w;
     struct eval_result r;
     char tokenizer[1100];
-    lm_open(&lm, model);
-    lm_open(&ref, reference);
+    lm_open_model(&lm, model);
+    lm_open_model(&ref, reference);
     snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.json", reference);
     make_windows(&w, &ref.m.config, tokenizer, text, window);
-    OK(eval_run(lm.d, ref.d, w.w, w.count, &r, NULL, NULL, &err));
+    OK(evaluate(&lm, &ref, w.w, w.count, &r));
     double n = (double)r.tokens, got_ppl = exp(r.nll / n), got_kl = r.kl / n, got_top1 = (double)r.top1_same / n;
     print_message("%s: %.4f / %.5f / %.4f, expected %.4f / %.5f / %.4f\n", model, got_ppl, got_kl, got_top1, ppl, kl, top1);
     assert_true(r.has_ref && fabs(got_ppl - ppl) <= 2e-4 * ppl && fabs(got_kl - kl) <= 2e-5 && fabs(got_top1 - top1) <= 4e-4);
@@ -128,12 +134,16 @@ static void test_kl(void **state)
     }
 }
 
-static int stop_at_half(void *arg, size_t done, size_t total)
+struct progress {
+    double last, stop_at; /* fractions */
+};
+
+static int on_progress(void *arg, double done, double total)
 {
-    size_t *last = arg;
-    assert_true(done > *last && done <= total);
-    *last = done;
-    return 2 * done > total;
+    struct progress *p = arg;
+    assert_true(done / total > p->last && done <= total * (1 + 1e-12));
+    p->last = done / total;
+    return p->last > p->stop_at;
 }
 
 /* `first` leaves predictions out; a model against itself has no divergence; bad input is named. */
@@ -146,28 +156,32 @@ static void test_parts(void **state)
     static int32_t ids[300];
     for (int i = 0; i < 300; i++)
         ids[i] = (i * 31 + i * i) % 1000;
-    lm_open(&lm, "manifests/quickstart/model");
-    lm_open(&again, "manifests/quickstart/model");
+    lm_open_model(&lm, "manifests/quickstart/model");
+    lm_open_model(&again, "manifests/quickstart/model");
     struct eval_window w[9];
     for (int i = 0; i < 9; i++)
         w[i] = (struct eval_window){ids, 300, 1};
-    OK(eval_run(lm.d, NULL, w, 1, &whole, NULL, NULL, &err));
+    OK(evaluate(&lm, NULL, w, 1, &whole));
     w[1].count = 200;
     w[2].first = 200;
-    OK(eval_run(lm.d, NULL, w + 1, 1, &head, NULL, NULL, &err));
-    OK(eval_run(lm.d, NULL, w + 2, 1, &tail, NULL, NULL, &err));
+    OK(evaluate(&lm, NULL, w + 1, 1, &head));
+    OK(evaluate(&lm, NULL, w + 2, 1, &tail));
     assert_int_equal(whole.tokens, 299);
     assert_int_equal(head.tokens, 199);
     assert_int_equal(tail.tokens, 100);
     assert_true(fabs(head.nll + tail.nll - whole.nll) < 1e-9);
-    OK(eval_run(lm.d, again.d, w, 3, &self, NULL, NULL, &err));
+    OK(evaluate(&lm, &again, w, 3, &self));
     assert_true(self.kl == 0 && self.nll == self.nll_ref && self.top1_same == self.tokens && self.tokens == 598);
-    size_t done = 0;
-    FAILS(eval_run(lm.d, NULL, w, 9, &self, stop_at_half, &done, &err), ERR_CANCELLED, "evaluation was stopped");
-    assert_true(done > 4);
+    struct progress seen = {.stop_at = 0.5};
+    struct eval_input in = {.b = lm.b, .model = &lm.m, .reference = &again.m, .windows = w, .count = 9, .scratch = "/tmp", .progress = on_progress, .arg = &seen};
+    FAILS(eval_run(&in, &self, &err), ERR_CANCELLED, "stopped");
+    assert_true(seen.last > 0.5 && seen.last < 0.9);
+    seen = (struct progress){.stop_at = 2};
+    OK(eval_run(&in, &self, &err));
+    assert_true(fabs(seen.last - 1) < 1e-12);
     ids[17] = 1024;
-    FAILS(eval_run(lm.d, NULL, w, 1, &self, NULL, NULL, &err), ERR_DATA, "id 1024 is outside the model's vocabulary of 1024");
-    OK(eval_run(lm.d, NULL, w, 0, &self, NULL, NULL, &err));
+    FAILS(evaluate(&lm, NULL, w, 1, &self), ERR_DATA, "id 1024 is outside the model's vocabulary of 1024");
+    OK(evaluate(&lm, NULL, w, 0, &self));
     assert_int_equal(self.tokens, 0);
     lm_close(&lm);
     lm_close(&again);

@@ -1,7 +1,7 @@
-/* Rows of activations on the host, in memory or in an unlinked scratch file when there are many: the calibration state that a quantize chain keeps open.
+/* Rows of activations on the host, in memory or in an unlinked scratch file when there are many.
  * Rows are f32, `cols` wide, addressed by absolute number. Readers and writers move blocks to and from device memory. */
-#ifndef STAGES_ROWSTORE_H
-#define STAGES_ROWSTORE_H
+#ifndef STAGES_LM_ROWSTORE_H
+#define STAGES_LM_ROWSTORE_H
 
 #include <stdint.h>
 

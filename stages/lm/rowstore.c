@@ -1,4 +1,4 @@
-#include "stages/rowstore.h"
+#include "stages/lm/rowstore.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-#include "stages/walk.h"
+#include "stages/lm/walk.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -6,64 +6,28 @@
 #include "pipeline/base/io.h"
 #include "pipeline/base/mem.h"
 
-/* Enough rows to keep a matrix product busy; samples in flight, each with a key/value cache of its own. */
-enum { BLOCK_ROWS = 8 * HESSIAN_BLOCK_ROWS, MAX_SAMPLES_IN_FLIGHT = 16 };
+/* Samples in flight, each with a key/value cache of its own. */
+enum { MAX_SAMPLES_IN_FLIGHT = 16 };
 
-/* Activations up to this many bytes stay in memory, at most a sixteenth of the machine's; the rest goes to scratch. */
-static uint64_t memory_bytes(void)
+/* Activations up to this many bytes stay in memory unless the caller says otherwise, at most a sixteenth of the machine's; the rest goes to
+ * scratch. */
+static uint64_t memory_bytes(const struct walk *w)
 {
     uint64_t limit = 256u << 20, share = io_memory_bytes() / 16;
-    return limit < share ? limit : share;
+    return w->in.memory_bytes ? w->in.memory_bytes : limit < share ? limit : share;
 }
 
 static int step(struct walk *w, int64_t rows, struct err *e)
 {
     w->done += (double)rows;
-    if (w->r->progress && w->r->progress(w->r, w->done, w->total, "tokens"))
+    if (w->progress && w->progress(w->progress_arg, w->done, w->total))
         return err_set(e, ERR_CANCELLED, "stopped");
     return 0;
 }
 
-static int check_tensor(const struct st_set *set, const char *name, enum dtype dtype, const void **data, int64_t *count, struct err *e)
+static int open_rows(struct walk *w, struct rowstore *s, int64_t cols, struct err *e)
 {
-    const struct st_tensor *t = st_find(set, name);
-    if (!t || t->dtype != dtype || t->ndim != 1)
-        return err_set(e, ERR_FORMAT, "calibration.safetensors: %s is missing or not %s [n]", name, dtype_name(dtype));
-    *data = st_data(set, t);
-    *count = t->shape[0];
-    return 0;
-}
-
-static int open_calibration(struct walk *w, const struct fileset *files, struct err *e)
-{
-    const struct fileset_file *f = fileset_find(files, "calibration.safetensors");
-    if (!f)
-        return err_set(e, ERR_NOTFOUND, "the calibration has no calibration.safetensors");
-    const void *ids = NULL, *offsets = NULL;
-    int64_t n = 0;
-    int rc = st_open_file(&w->calibration, f->path, e);
-    if (!rc)
-        rc = check_tensor(&w->calibration, "input_ids", DT_I32, &ids, &w->tokens, e);
-    if (!rc)
-        rc = check_tensor(&w->calibration, "offsets", DT_I64, &offsets, &n, e);
-    if (rc)
-        return rc;
-    w->ids = ids;
-    w->offsets = offsets;
-    w->samples = n - 1;
-    if (n < 2 || w->offsets[0] != 0 || w->offsets[n - 1] != w->tokens)
-        return err_set(e, ERR_FORMAT, "calibration.safetensors: offsets do not span the %lld ids", (long long)w->tokens);
-    for (int64_t i = 0; i < w->samples; i++) {
-        int64_t len = w->offsets[i + 1] - w->offsets[i];
-        if (len < 1 || len > w->model->config.context)
-            return err_set(e, ERR_FORMAT, "calibration sample %lld has %lld tokens; the model's context is %lld", (long long)i, (long long)len,
-                           (long long)w->model->config.context);
-        w->longest = len > w->longest ? len : w->longest;
-    }
-    for (int64_t i = 0; i < w->tokens; i++)
-        if (w->ids[i] < 0 || w->ids[i] >= w->model->config.vocab_size)
-            return err_set(e, ERR_FORMAT, "calibration id %d is outside the model's vocabulary of %lld", w->ids[i], (long long)w->model->config.vocab_size);
-    return 0;
+    return s->b ? 0 : rowstore_open(s, w->b, w->tokens, cols, memory_bytes(w), w->in.scratch, e);
 }
 
 static int alloc_floats(struct walk *w, int64_t rows, int64_t cols, float **out, struct err *e)
@@ -74,26 +38,20 @@ static int alloc_floats(struct walk *w, int64_t rows, int64_t cols, float **out,
 static int open_buffers(struct walk *w, struct err *e)
 {
     const struct config *c = &w->model->config;
-    int64_t heads = c->heads * c->head_dim, wide = heads > c->hidden ? heads : c->hidden;
-    uint64_t memory = memory_bytes();
-    w->block = w->longest > BLOCK_ROWS ? (w->longest + HESSIAN_BLOCK_ROWS - 1) / HESSIAN_BLOCK_ROWS * HESSIAN_BLOCK_ROWS : BLOCK_ROWS;
+    int64_t heads = c->heads * c->head_dim, block = w->in.block_rows;
+    for (int64_t i = 0; i < w->in.samples; i++) {
+        int64_t len = w->in.offsets[i + 1] - w->in.offsets[i];
+        w->longest = len > w->longest ? len : w->longest;
+    }
+    w->block = w->longest > block ? (w->longest + HESSIAN_BLOCK_ROWS - 1) / HESSIAN_BLOCK_ROWS * HESSIAN_BLOCK_ROWS : block;
     w->pos = xcalloc((size_t)w->block, sizeof *w->pos);
     w->kv = xcalloc(MAX_SAMPLES_IN_FLIGHT, sizeof *w->kv);
-    int rc = rowstore_open(&w->hidden, w->b, w->tokens, c->hidden, memory, w->r->scratch, e);
-    if (!rc)
-        rc = rowstore_open(&w->a, w->b, w->tokens, heads, memory, w->r->scratch, e);
-    if (!rc)
-        rc = rowstore_open(&w->act, w->b, w->tokens, c->intermediate, memory, w->r->scratch, e);
+    int rc = open_rows(w, &w->hidden, c->hidden, e);
     if (!rc)
         rc = alloc_floats(w, w->block, c->hidden, &w->x, e);
     if (!rc)
-        rc = alloc_floats(w, w->block, wide, &w->y, e);
-    if (!rc)
-        rc = alloc_floats(w, w->block, c->intermediate, &w->z, e);
-    int64_t flight = w->samples < MAX_SAMPLES_IN_FLIGHT ? w->samples : MAX_SAMPLES_IN_FLIGHT;
-    for (int64_t i = 0; !rc && i < flight; i++)
-        rc = w->b->ops->kv_create(w->b, 1, (int)c->kv_heads, (int)c->head_dim, w->longest, &w->kv[i], e);
-    return rc;
+        rc = alloc_floats(w, w->block, heads > c->hidden ? heads : c->hidden, &w->y, e);
+    return rc ? rc : alloc_floats(w, w->block, heads > c->intermediate ? heads : c->intermediate, &w->z, e);
 }
 
 static int64_t block_at(const struct walk *w, int64_t row)
@@ -107,28 +65,21 @@ static int embed(struct walk *w, struct err *e)
     int rc = model_embedding(w->model, &table, e);
     for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
         int64_t n = block_at(w, row);
-        rc = w->b->ops->embed(w->b, w->x, &table, w->ids + row, n, e);
+        rc = w->b->ops->embed(w->b, w->x, &table, w->in.ids + row, n, e);
         if (!rc)
             rc = rowstore_write(&w->hidden, row, n, w->x, e);
     }
-    /* the table's pages are not needed again while the layers are walked */
-    static const char *const names[] = {"model.embed_tokens.weight", "lm_head.weight"};
-    for (size_t i = 0; i < 2; i++) {
-        const struct st_tensor *t = st_find(&w->model->tensors, names[i]);
-        if (t)
-            st_drop(&w->model->tensors, t);
-    }
+    model_drop_embedding(w->model); /* not needed again while the layers are walked */
     return rc;
 }
 
-int walk_open(struct walk *w, struct backend *b, const struct model *m, const struct fileset *calibration, struct run_ctx *r, struct err *e)
+int walk_open(struct walk *w, struct backend *b, const struct model *m, const struct walk_input *in, struct err *e)
 {
-    *w = (struct walk){.b = b, .model = m, .r = r, .hidden.fd = -1, .a.fd = -1, .act.fd = -1, .saved.fd = -1};
-    int rc = open_calibration(w, calibration, e);
+    *w = (struct walk){.b = b, .model = m, .in = *in, .tokens = in->offsets[in->samples]};
+    w->hidden.fd = w->a.fd = w->act.fd = w->saved.fd = -1;
+    int rc = open_buffers(w, e);
     if (!rc)
         rc = decoder_env_init(&w->env, b, &m->config, w->longest, e);
-    if (!rc)
-        rc = open_buffers(w, e);
     if (!rc)
         rc = embed(w, e);
     if (rc)
@@ -155,7 +106,6 @@ void walk_close(struct walk *w)
     free(w->pos);
     if (w->env.b)
         decoder_env_release(&w->env);
-    st_close(&w->calibration);
     *w = (struct walk){.b = NULL};
 }
 
@@ -197,64 +147,95 @@ static int final_norm(const struct layer *l, const struct decoder_env *env, cons
     return env->b->ops->rmsnorm(env->b, xn, hidden, l->attn_norm, M, env->c->hidden, (float)env->c->rms_eps, e);
 }
 
-int walk_head_input(struct walk *w, struct hessian *h, struct err *e)
+/* A stand-in for a layer, with the final norm in the place of the attention's. */
+static int load_final_norm(struct walk *w, struct layer *head, struct err *e)
 {
-    struct layer head = {.index = -1};
-    int64_t K = w->model->config.hidden;
-    const struct st_tensor *t = st_find(&w->model->tensors, "model.norm.weight");
-    float *host = t ? malloc((size_t)K * sizeof *host) : NULL;
-    int rc = !t ? err_set(e, ERR_NOTFOUND, "the model has no model.norm.weight") : !host ? err_set(e, ERR_NOMEM, "the final norm") : 0;
+    size_t K = (size_t)w->model->config.hidden;
+    float *host = xmalloc(K * sizeof *host);
+    *head = (struct layer){.index = -1};
+    int rc = model_vector(w->model, "model.norm.weight", (int64_t)K, host, e);
     if (!rc)
-        rc = st_copy_f32(&w->model->tensors, t, host, e);
+        rc = alloc_floats(w, 1, (int64_t)K, &head->attn_norm, e);
     if (!rc)
-        rc = alloc_floats(w, 1, K, &head.attn_norm, e);
-    if (!rc)
-        rc = w->b->ops->upload(w->b, head.attn_norm, host, (size_t)K * sizeof *host, e);
-    if (!rc)
-        rc = norm_hessian(w, &head, final_norm, h, e);
-    if (head.attn_norm)
-        w->b->ops->free(w->b, head.attn_norm);
+        rc = w->b->ops->upload(w->b, head->attn_norm, host, K * sizeof *host, e);
     free(host);
     return rc;
+}
+
+int walk_head_input(struct walk *w, struct hessian *h, struct err *e)
+{
+    struct layer head;
+    int rc = load_final_norm(w, &head, e);
+    if (!rc)
+        rc = norm_hessian(w, &head, final_norm, h, e);
+    layer_free(&head, &w->env);
+    return rc;
+}
+
+int walk_finish(struct walk *w, struct rowstore *out, struct err *e)
+{
+    struct layer head;
+    int rc = load_final_norm(w, &head, e);
+    for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
+        int64_t n = block_at(w, row);
+        rc = rowstore_read(&w->hidden, row, n, w->x, e);
+        if (!rc)
+            rc = final_norm(&head, &w->env, w->x, w->x, n, e);
+        if (!rc)
+            rc = rowstore_write(&w->hidden, row, n, w->x, e);
+    }
+    layer_free(&head, &w->env);
+    if (rc)
+        return rc;
+    *out = w->hidden;
+    w->hidden = (struct rowstore){.fd = -1};
+    return 0;
 }
 
 /* As many whole samples from `first` on as fit a block. */
 static int64_t samples_in_block(const struct walk *w, int64_t first)
 {
     int64_t n = 1;
-    while (n < MAX_SAMPLES_IN_FLIGHT && first + n < w->samples && w->offsets[first + n + 1] - w->offsets[first] <= w->block)
+    while (n < MAX_SAMPLES_IN_FLIGHT && first + n < w->in.samples && w->in.offsets[first + n + 1] - w->in.offsets[first] <= w->block)
         n++;
     return n;
 }
 
+/* Attention of n samples from `first` on, whose hidden rows are in x: its output is left in z. */
+static int attend(struct walk *w, const struct layer *l, int64_t first, int64_t n, struct err *e)
+{
+    const struct config *c = &w->model->config;
+    const int64_t *offsets = w->in.offsets + first;
+    struct attn_segment seg[MAX_SAMPLES_IN_FLIGHT];
+    int64_t rows = offsets[n] - offsets[0];
+    int rc = 0;
+    for (int64_t i = 0; !rc && i < n; i++) {
+        int64_t at = offsets[i] - offsets[0], len = offsets[i + 1] - offsets[i];
+        if (!w->kv[i])
+            rc = w->b->ops->kv_create(w->b, 1, (int)c->kv_heads, (int)c->head_dim, w->longest, &w->kv[i], e);
+        seg[i] = (struct attn_segment){.kv = w->kv[i], .row = at, .rows = len, .pos = 0};
+        for (int64_t p = 0; p < len; p++)
+            w->pos[at + p] = (int32_t)p;
+    }
+    if (!rc)
+        rc = layer_attn_norm(l, &w->env, w->x, w->y, rows, e);
+    return rc ? rc : layer_attention(l, &w->env, w->y, w->z, rows, w->pos, seg, (size_t)n, 0, e);
+}
+
 int walk_attention(struct walk *w, const struct layer *l, struct err *e)
 {
-    int rc = 0;
-    float *out = NULL;
-    const struct config *c = &w->model->config;
-    rc = alloc_floats(w, w->block, c->heads * c->head_dim, &out, e);
-    for (int64_t first = 0, n; !rc && first < w->samples; first += n) {
-        struct attn_segment seg[MAX_SAMPLES_IN_FLIGHT];
+    int rc = open_rows(w, &w->a, w->model->config.heads * w->model->config.head_dim, e);
+    for (int64_t first = 0, n; !rc && first < w->in.samples; first += n) {
         n = samples_in_block(w, first);
-        int64_t row = w->offsets[first], rows = w->offsets[first + n] - row;
-        for (int64_t i = 0; i < n; i++) {
-            int64_t at = w->offsets[first + i] - row, len = w->offsets[first + i + 1] - w->offsets[first + i];
-            seg[i] = (struct attn_segment){.kv = w->kv[i], .row = at, .rows = len, .pos = 0};
-            for (int64_t p = 0; p < len; p++)
-                w->pos[at + p] = (int32_t)p;
-        }
+        int64_t row = w->in.offsets[first], rows = w->in.offsets[first + n] - row;
         rc = rowstore_read(&w->hidden, row, rows, w->x, e);
         if (!rc)
-            rc = layer_attn_norm(l, &w->env, w->x, w->y, rows, e);
+            rc = attend(w, l, first, n, e);
         if (!rc)
-            rc = layer_attention(l, &w->env, w->y, out, rows, w->pos, seg, (size_t)n, 0, e);
-        if (!rc)
-            rc = rowstore_write(&w->a, row, rows, out, e);
+            rc = rowstore_write(&w->a, row, rows, w->z, e);
         if (!rc)
             rc = step(w, rows, e);
     }
-    if (out)
-        w->b->ops->free(w->b, out);
     return rc;
 }
 
@@ -304,7 +285,7 @@ int walk_mlp_out(struct walk *w, const struct layer *l, struct err *e)
 
 int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, struct err *e)
 {
-    int rc = 0;
+    int rc = open_rows(w, &w->act, w->model->config.intermediate, e);
     for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
         int64_t n = block_at(w, row);
         rc = rowstore_read(&w->hidden, row, n, w->x, e);
@@ -336,7 +317,7 @@ static int copy_rows(struct walk *w, struct rowstore *from, struct rowstore *to,
 
 int walk_save(struct walk *w, struct err *e)
 {
-    int rc = w->saved.b ? 0 : rowstore_open(&w->saved, w->b, w->tokens, w->hidden.cols, memory_bytes(), w->r->scratch, e);
+    int rc = open_rows(w, &w->saved, w->hidden.cols, e);
     return rc ? rc : copy_rows(w, &w->hidden, &w->saved, e);
 }
 
@@ -347,10 +328,25 @@ int walk_restore(struct walk *w, struct err *e)
 
 int walk_layer(struct walk *w, const struct layer *l, struct err *e)
 {
-    int rc = walk_attention(w, l, e);
-    if (!rc)
-        rc = walk_attn_out(w, l, e);
-    if (!rc)
-        rc = walk_mlp_act(w, l, NULL, e);
-    return rc ? rc : walk_mlp_out(w, l, e);
+    int rc = 0;
+    for (int64_t first = 0, n; !rc && first < w->in.samples; first += n) {
+        n = samples_in_block(w, first);
+        int64_t row = w->in.offsets[first], rows = w->in.offsets[first + n] - row;
+        rc = rowstore_read(&w->hidden, row, rows, w->x, e);
+        if (!rc)
+            rc = attend(w, l, first, n, e);
+        if (!rc)
+            rc = layer_attn_out(l, &w->env, w->z, w->x, rows, e);
+        if (!rc)
+            rc = layer_mlp_norm(l, &w->env, w->x, w->y, rows, e);
+        if (!rc)
+            rc = layer_mlp_act(l, &w->env, w->y, w->z, rows, e);
+        if (!rc)
+            rc = layer_mlp_out(l, &w->env, w->z, w->x, rows, e);
+        if (!rc)
+            rc = rowstore_write(&w->hidden, row, rows, w->x, e);
+        if (!rc)
+            rc = step(w, 4 * rows, e);
+    }
+    return rc;
 }
