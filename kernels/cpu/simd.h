@@ -27,18 +27,22 @@
 #define SIMD_PASTE(a, b) SIMD_PASTE_(a, b)
 /* FN(linear) is linear_avx2 in the object for AVX2. */
 #define FN(name) SIMD_PASTE(name, ISA)
-#if !defined(__has_feature)
-#define __has_feature(x) 0
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SIMD_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SIMD_SANITIZED 1
+#endif
 #endif
 #if !defined(ISA_SCALAR)
 #define SIMD_INLINE static inline __attribute__((always_inline, unused))
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SIMD_INLINE static __attribute__((noinline, unused)) /* checked loops of sixteen lanes, inlined into each other, take minutes to compile */
+#elif defined(SIMD_SANITIZED) /* checked loops of sixteen lanes, inlined into each other, take minutes to compile */
+#define SIMD_INLINE static __attribute__((noinline, unused))
 #else
 #define SIMD_INLINE static inline __attribute__((unused))
 #endif
 /* In front of a loop of constant length over an array of vectors: unrolled, so that the array lives in registers. */
-#if defined(ISA_SCALAR)
+#if defined(ISA_SCALAR) || defined(SIMD_SANITIZED)
 #define SIMD_UNROLL
 #elif defined(__clang__)
 #define SIMD_UNROLL _Pragma("unroll")

@@ -22,7 +22,7 @@ static int make_modules(void **state)
     (void)state;
     for (int i = 0; i < MODULES - 1; i++)
         snprintf(names[i], sizeof names[i], "model.layers.%d.%s", i / PER_LAYER, linear[i % PER_LAYER]);
-    strcpy(names[MODULES - 1], "lm_head");
+    snprintf(names[MODULES - 1], sizeof names[0], "lm_head");
     for (int i = 0; i < MODULES; i++)
         modules[i] = (struct override_module){names[i], i < MODULES - 1};
     return 0;
