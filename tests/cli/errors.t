@@ -31,7 +31,7 @@ manifest >m.yaml
 refused 1 '^m\.yaml:4:[0-9]+: error: .*no/such/model does not exist' 'missing file'
 
 cp -r quickstart/model cut && truncate -s -1000 cut/model.safetensors
-model=cut
+model="cut"
 manifest >m.yaml
 refused 1 'error: .*model\.safetensors.*[0-9]+.*[0-9]+' 'truncated safetensors'
 
@@ -46,12 +46,12 @@ at = 8 + n + h["model.layers.1.mlp.up_proj.weight"]["data_offsets"][0] + 2 * 77
 b[at:at + 2] = b"\xc0\x7f"
 open(p, "wb").write(b)
 P
-model=nan
+model="nan"
 manifest >m.yaml
 refused 1 'model\.layers\.1\.mlp\.up_proj\.weight.*element 77 is not a finite number' 'NaN weight'
 
 cp -r quickstart/model arch && sed -i 's/LlamaForCausalLM/GrokForCausalLM/; s/"model_type": "llama"/"model_type": "grok"/' arch/config.json
-model=arch
+model="arch"
 manifest >m.yaml
 refused 1 'GrokForCausalLM' 'unknown architecture'
 
@@ -66,7 +66,7 @@ model=vocab
 manifest >m.yaml
 refused 1 'token id [0-9]+ is outside the model.s vocabulary of 1024' 'tokenizer of another model'
 
-model=quickstart/model
+model="quickstart/model"
 samples=100000
 manifest >m.yaml
 refused 1 'm\.yaml:6:[0-9]+: error: .*100000 samples of 64 tokens asked for, the data gives [0-9]+' 'too little text'

@@ -1,4 +1,5 @@
 # shellcheck shell=sh
+# shellcheck disable=SC2154,SC2034 # work comes from lib.sh, want is for who sources this
 # One manifest with every kind of setting, and the digest of all that it makes. After tests/cli/lib.sh.
 cat >"$work/m.yaml" <<'Y'
 version: 1
