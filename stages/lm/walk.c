@@ -9,12 +9,16 @@
 /* Samples in flight, each with a key/value cache of its own. */
 enum { MAX_SAMPLES_IN_FLIGHT = 16 };
 
-/* Activations up to this many bytes stay in memory unless the caller says otherwise, at most a sixteenth of the machine's; the rest goes to
- * scratch. */
-static uint64_t memory_bytes(const struct walk *w)
+/* What a further store of rows may keep in memory: all of a walk together up to this many bytes unless the caller says otherwise, at most a
+ * sixteenth of the machine's; the rest goes to scratch. */
+static uint64_t memory_left(const struct walk *w)
 {
-    uint64_t limit = 256u << 20, share = io_memory_bytes() / 16;
-    return w->in.memory_bytes ? w->in.memory_bytes : limit < share ? limit : share;
+    const struct rowstore *stores[] = {&w->hidden, &w->a, &w->act, &w->saved};
+    uint64_t limit = 256u << 20, share = io_memory_bytes() / 16, used = 0;
+    limit = w->in.memory_bytes ? w->in.memory_bytes : limit < share ? limit : share;
+    for (size_t i = 0; i < sizeof stores / sizeof *stores; i++)
+        used += stores[i]->mem ? (uint64_t)stores[i]->rows * (uint64_t)stores[i]->cols * sizeof(float) : 0;
+    return limit > used ? limit - used : 0;
 }
 
 static int step(struct walk *w, int64_t rows, struct err *e)
@@ -27,7 +31,7 @@ static int step(struct walk *w, int64_t rows, struct err *e)
 
 static int open_rows(struct walk *w, struct rowstore *s, int64_t cols, struct err *e)
 {
-    return s->b ? 0 : rowstore_open(s, w->b, w->tokens, cols, memory_bytes(w), w->in.scratch, e);
+    return s->b ? 0 : rowstore_open(s, w->b, w->tokens, cols, memory_left(w), w->in.scratch, e);
 }
 
 static int alloc_floats(struct walk *w, int64_t rows, int64_t cols, float **out, struct err *e)

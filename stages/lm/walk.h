@@ -21,7 +21,7 @@ struct walk_input {
     const int64_t *offsets; /* samples + 1: sample i has the ids offsets[i] .. offsets[i+1]-1, offsets[0] = 0 */
     int64_t samples;
     int64_t block_rows;     /* rows at a time, a multiple of HESSIAN_BLOCK_ROWS; more when a sample is longer */
-    uint64_t memory_bytes;  /* a store of rows up to this size stays in memory; 0: a share of the machine's */
+    uint64_t memory_bytes;  /* what all stores of rows together may keep in memory; 0: a share of the machine's */
     const char *scratch;    /* folder for the larger ones */
 };
 typedef int walk_progress(void *arg, double done, double total); /* nonzero stops with -ERR_CANCELLED */
