@@ -23,7 +23,7 @@ struct tile {
 
 SIMD_INLINE void tile_body(const struct tile *t, int row, const int rows, const int panels)
 {
-    const float *x = t->x + row * t->ldx, *w[TILE_PANELS];
+    const float *x = t->x + row * t->ldx, *w[TILE_PANELS] = {NULL};
     float *c = t->c + row * t->ldc;
     const int64_t ldx = t->ldx, ldw = t->ldw, K = t->K;
     v16 acc[TILE_ROWS][TILE_PANELS];
