@@ -114,6 +114,7 @@ static int quantize_module(struct node_work *n, int m, const double *h, struct e
     struct gptq_report g;
     struct gptq_input in = {.name = row->name, .N = N, .K = K, .w = w, .h = h, .params = &row->params};
     int rc = model_dequant(model, n->layer, id, w, e);
+    model_drop(model, n->layer, id);
     if (!rc)
         rc = gptq_quantize(n->c->b, &in, &n->q[m], NULL, &g, e);
     free(w);
