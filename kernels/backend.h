@@ -9,7 +9,7 @@
  *   reductions 16 virtual lanes, lane j takes k = j mod 16 by FMA or add, then the tree (8,4,2,1): l[i] += l[i+8], ...
  *   attention  score = chain over d of fma(q[d], k[d]); times scale; max exact; p = exp(s - max); sum over positions in 16 lanes; out[d] = chain over
  *              positions of fma(p, v[d]), then divided by the sum. Each query row by itself: equal bits in prefill, chunks, decode, any batch.
- *   hessian    blocks of 256 rows by absolute row number, f32 chain over the rows of a block, blocks added in f64 in order
+ *   hessian    blocks of 256 rows by absolute row number, f32 chain over the rows of a block, blocks added in f64 in order; cross likewise
  *   exp, log, pow, sigmoid: our own, same polynomial by FMA in every row; sqrt and division are IEEE
  */
 #ifndef KERNELS_BACKEND_H
@@ -22,7 +22,7 @@
 #include "kernels/tensor.h"
 #include "pipeline/base/err.h"
 
-enum { BACKEND_ABI = 1, HESSIAN_BLOCK_ROWS = 256 };
+enum { BACKEND_ABI = 2, HESSIAN_BLOCK_ROWS = 256 };
 
 struct weight;   /* a linear layer's matrix as this backend wants it; opaque */
 struct kv_cache; /* keys and values of one sequence; opaque */
@@ -56,11 +56,34 @@ struct attn_args {
     size_t segment_count;
 };
 
+/* Gradients of causal attention, positions from 0 in every sequence: the backward pass of attn_args without a cache. For each query row s and position t <= s
+ * (inside the window), p = softmax of scale * q_s . k_t over t, y_s = sum of p v_t:
+ *   dp_t = dy_s . v_t    ds_t = p_t (dp_t - sum over t of p_t dp_t)    dq_s = scale * sum of ds_t k_t    dk_t = scale * sum over s of ds_t q_s    dv_t = sum over s of p_t dy_s
+ * with dk, dv summed over the query heads that share a key/value head. dq, dk, dv are overwritten. */
+struct attn_back_args {
+    const float *q, *dy;     /* [M, heads * D] */
+    const float *k, *v;      /* [M, kv_heads * D] */
+    float *dq;               /* [M, heads * D] */
+    float *dk, *dv;          /* [M, kv_heads * D] */
+    int heads, kv_heads, head_dim;
+    int64_t window;          /* positions seen, the own one included; 0 = all */
+    float scale;
+    const int64_t *offsets;  /* host, sequences + 1: rows of sequence i are offsets[i] .. offsets[i + 1] - 1; offsets[0] = 0, the last is M */
+    size_t sequences;
+};
+
+enum grid_search { GRID_MINMAX, GRID_MSE, GRID_GPTQ };
+enum scale_dtype { SCALE_F16, SCALE_BF16 };
+
 /* How a module's grid is chosen (stages/quant resolves these). */
 struct quant_grid {
     int bits;         /* 2, 3, 4, 8 */
     bool sym;
-    double mse;       /* 0: min/max; else exponent of the error norm */
+    double mse;       /* GRID_MSE: exponent of the error norm */
+    enum grid_search search;
+    int candidates;   /* GRID_GPTQ: scales tried for each sign */
+    bool signed_scales;     /* sym and a search: negative scales are tried too (the sign decides which side gets the outermost level) */
+    enum scale_dtype dtype; /* stored as f16 in any case; SCALE_BF16: rounded to what both f16 and bf16 hold */
 };
 
 /* The GPTQ loop over columns for one module. Columns are already permuted: column i of W, U and `group` is the i-th to be quantized.
@@ -80,6 +103,24 @@ struct gptq_args {
     uint16_t *scales;
     uint8_t *zeros;
     double *loss;
+};
+
+/* Coordinate descent after the loop, on the codes and (refit) on the scales of a module: minimizes tr(G E H E^T), E = W_hat - T.
+ * Columns are permuted as in gptq_args. Grids keep their zeros; scales keep their sign and stay what grid.dtype holds. No step raises the loss. */
+struct refine_args {
+    int64_t N, K, G;
+    const float *target; /* T [N,K] f32 */
+    const float *h;      /* H [K,K] f32, symmetric, both triangles */
+    const float *metric; /* G [N,N] f32, symmetric, positive diagonal, both triangles; NULL: the identity, rows are independent */
+    const int32_t *group;
+    struct quant_grid grid;
+    int sweeps;          /* over the codes, at most; fewer when nothing moves */
+    bool refit;          /* scales after the codes, then the codes again */
+    float *w;            /* W_hat [N,K], in and out */
+    uint8_t *codes;
+    uint16_t *scales;
+    const uint8_t *zeros;
+    double loss[4];      /* out: before; after the codes; after the scales; after the codes again (equal to the one before where a step is not taken) */
 };
 
 /* Figures of the difference of two rows of logits (f64, host memory). */
@@ -111,11 +152,16 @@ struct backend_ops {
     /* In place on x [M, H*D]: halves-apart rotary (Hugging Face's rotate_half). cos, sin [positions, D/2] f32; pos [M] host memory */
     int (*rope)(struct backend *b, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos, struct err *e);
     int (*silu_mul)(struct backend *b, float *y, const float *gate, const float *up, int64_t n, struct err *e); /* y may be gate or up */
+    /* The partial derivatives of silu(gate) * up, in place: gate becomes up * silu'(gate), up becomes silu(gate); silu'(g) = s (1 + g (1 - s)), s = sigmoid(g) */
+    int (*silu_back)(struct backend *b, float *gate, float *up, int64_t n, struct err *e);
+    /* Gradient of rmsnorm by its input, in place on dy: x [M,K] what rmsnorm was given. With r = 1 / sqrt(mean(x^2) + eps): dx = r (w dy - x r^2 mean(x w dy)) */
+    int (*rmsnorm_back)(struct backend *b, float *dy, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e);
     int (*add)(struct backend *b, float *y, const float *x, int64_t n, struct err *e);                            /* y += x */
 
     int (*kv_create)(struct backend *b, int layers, int kv_heads, int head_dim, int64_t capacity, struct kv_cache **out, struct err *e);
     void (*kv_free)(struct backend *b, struct kv_cache *kv);
     int (*attention)(struct backend *b, const struct attn_args *a, struct err *e);
+    int (*attention_back)(struct backend *b, const struct attn_back_args *a, struct err *e);
 
     /* logits rows in device memory [M,V] -> host results */
     int (*nll)(struct backend *b, const float *logits, int64_t M, int64_t V, const int32_t *targets, double *nll, int32_t *top1, struct err *e);
@@ -124,10 +170,14 @@ struct backend_ops {
     /* Calibration. h [K,K] f64, upper triangle (row <= column) of the running sum of x^T x; row0 = absolute number of the first row of x, so that
      * blocks fall alike however the rows arrive: pass whole blocks of HESSIAN_BLOCK_ROWS (row0 a multiple of it); only the last may be short. */
     int (*hessian)(struct backend *b, double *h, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t row0, struct err *e);
+    /* c [Ka,Kb] f64 += a^T x over M rows of a [M,Ka] and x [M,Kb]; blocks and row0 as for hessian. */
+    int (*cross)(struct backend *b, double *c, const float *a, int64_t lda, int64_t Ka, const float *x, int64_t ldx, int64_t Kb, int64_t M, int64_t row0,
+                 struct err *e);
     /* h [K,K] f64, symmetric, both triangles filled; destroyed. u [K,K] f32: upper, h^-1 = u^T u. *bad_pivot = -1, or the index of a pivot that was not
      * positive (then -ERR_NUMERIC: try more damping on a fresh h). Computed in f64: reversed Cholesky h = R R^T (R upper), u = R^-1. */
     int (*factor)(struct backend *b, double *h, float *u, int64_t K, int64_t *bad_pivot, struct err *e);
     int (*gptq)(struct backend *b, const struct gptq_args *a, struct err *e);
+    int (*refine)(struct backend *b, struct refine_args *a, struct err *e);
     /* Grid of one whole group from w [N, n columns, row stride ldw]: scales [N] f16, zeros [N]. For static_groups and rtn. */
     int (*fit)(struct backend *b, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales, uint8_t *zeros, struct err *e);
     /* sum over rows of ||x (w_hat - w)^T||^2 is tr(E H E^T): f64, e [N,K] f32, h [K,K] f64 symmetric. For the report's relative output error. */

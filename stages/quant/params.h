@@ -11,10 +11,12 @@
 
 #include <jansson.h>
 
+#include "kernels/backend.h" /* enum grid_search, enum scale_dtype */
 #include "pipeline/base/err.h"
 
 enum quant_method { QUANT_GPTQ, QUANT_RTN };
 enum quant_fallback { FALLBACK_NONE, FALLBACK_RTN };
+enum quant_metric { METRIC_NONE, METRIC_LOCAL };
 
 struct quant_params {
     enum quant_method method;
@@ -29,6 +31,16 @@ struct quant_params {
     double damp_percent;        /* of the mean of the Hessian's diagonal */
     double damp_auto_increment; /* added while the factorization fails; 0 = one attempt */
     enum quant_fallback fallback;
+    /* The recipe's parts: what halves the error (stages/quant/gptq.h says what each does). All off: GPTQModel's algorithm. */
+    double compensate;          /* alpha 0..1: share of the target's correction for inputs that differ from the source model's */
+    double compensate_residual; /* beta 0..1: the same for the residual stream (o and down) */
+    enum grid_search scale_search;
+    int scale_candidates;       /* scale_search gptq: scales tried for each sign */
+    bool signed_scales;
+    int refine_sweeps;          /* descent over the codes after the loop; 0 = none */
+    bool refit_scales;
+    enum quant_metric output_metric;
+    enum scale_dtype scale_dtype;
 };
 
 struct quant_params quant_params_default(void);
