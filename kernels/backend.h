@@ -111,11 +111,12 @@ struct refine_args {
     int64_t N, K, G;
     const float *target; /* T [N,K] f32 */
     const float *h;      /* H [K,K] f32, symmetric, both triangles */
-    const float *metric; /* G [N,N] f32, symmetric, positive diagonal, both triangles; NULL: the identity, rows are independent */
+    const float *metric; /* G [N,N] f32, symmetric, positive diagonal, both triangles, row stride ldm; NULL: the identity, rows are independent */
+    int64_t ldm;         /* N padded to 16, the padding zero */
     const int32_t *group;
     struct quant_grid grid;
     int sweeps;          /* over the codes, at most; fewer when nothing moves */
-    bool refit;          /* scales after the codes, then the codes again */
+    bool refit;          /* without a metric: scales after the codes, then the codes again; every group's columns lie side by side */
     float *w;            /* W_hat [N,K], in and out */
     uint8_t *codes;
     uint16_t *scales;
@@ -157,6 +158,8 @@ struct backend_ops {
     /* Gradient of rmsnorm by its input, in place on dy: x [M,K] what rmsnorm was given. With r = 1 / sqrt(mean(x^2) + eps): dx = r (w dy - x r^2 mean(x w dy)) */
     int (*rmsnorm_back)(struct backend *b, float *dy, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e);
     int (*add)(struct backend *b, float *y, const float *x, int64_t n, struct err *e);                            /* y += x */
+
+    int (*mix)(struct backend *b, float *y, float p, const float *x, float q, int64_t n, struct err *e);          /* y = fma(q, x, p * y) */
 
     int (*kv_create)(struct backend *b, int layers, int kv_heads, int head_dim, int64_t capacity, struct kv_cache **out, struct err *e);
     void (*kv_free)(struct backend *b, struct kv_cache *kv);

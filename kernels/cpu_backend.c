@@ -127,6 +127,13 @@ static int op_add(struct backend *b, float *y, const float *x, int64_t n, struct
     return 0;
 }
 
+static int op_mix(struct backend *b, float *y, float p, const float *x, float q, int64_t n, struct err *e)
+{
+    (void)e;
+    USE(b, mix_f32)(&state_of(b)->par, y, p, x, q, n);
+    return 0;
+}
+
 static void op_kv_free(struct backend *b, struct kv_cache *kv)
 {
     (void)b;
@@ -238,6 +245,28 @@ static int op_gptq(struct backend *b, const struct gptq_args *a, struct err *e)
     return USE(b, gptq_f32)(&state_of(b)->par, a, e);
 }
 
+/* Whether every group is one stretch of columns. */
+static bool groups_whole(const struct refine_args *a)
+{
+    int64_t runs = 0;
+    for (int64_t k = 0; k < a->K; k++)
+        runs += k == 0 || a->group[k] != a->group[k - 1];
+    return runs == a->G;
+}
+
+static int op_refine(struct backend *b, struct refine_args *a, struct err *e)
+{
+    for (int64_t k = 0; k < a->K; k++)
+        if (a->group[k] < 0 || a->group[k] >= a->G)
+            return err_set(e, ERR_SHAPE, "refine: group %d of column %lld is outside 0..%lld", a->group[k], (long long)k, (long long)a->G - 1);
+    if (a->refit && !a->metric && !groups_whole(a))
+        return err_set(e, ERR_SHAPE, "refine: scales can be fitted again only where the columns of each of %lld groups lie side by side", (long long)a->G);
+    for (int64_t n = 0; a->metric && n < a->N; n++)
+        if (!(a->metric[n * a->ldm + n] > 0))
+            return err_set(e, ERR_NUMERIC, "refine: the output metric of row %lld is %g", (long long)n, (double)a->metric[n * a->ldm + n]);
+    return a->metric ? USE(b, refine_metric_f32)(&state_of(b)->par, a, e) : USE(b, refine_f32)(&state_of(b)->par, a, e);
+}
+
 static int op_fit(struct backend *b, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales, uint8_t *zeros,
                   struct err *e)
 {
@@ -263,6 +292,7 @@ static const struct backend_ops cpu_ops = {
     .rope = op_rope,
     .silu_mul = op_silu_mul,
     .add = op_add,
+    .mix = op_mix,
     .kv_create = op_kv_create,
     .kv_free = op_kv_free,
     .attention = op_attention,
@@ -271,6 +301,7 @@ static const struct backend_ops cpu_ops = {
     .hessian = op_hessian,
     .factor = op_factor,
     .gptq = op_gptq,
+    .refine = op_refine,
     .fit = op_fit,
     .quad_form = op_quad_form,
 };

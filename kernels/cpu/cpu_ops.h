@@ -99,12 +99,14 @@ typedef void rmsnorm_fn(const struct parallel *par, const struct rmsnorm_args *a
 typedef void rope_fn(const struct parallel *par, const struct rope_args *a);
 typedef void silu_mul_fn(const struct parallel *par, float *y, const float *gate, const float *up, int64_t n);
 typedef void add_fn(const struct parallel *par, float *y, const float *x, int64_t n);
+typedef void mix_fn(const struct parallel *par, float *y, float p, const float *x, float q, int64_t n);
 typedef void attention_fn(const struct parallel *par, const struct attention_job *j);
 typedef void nll_fn(const struct parallel *par, const struct logits_args *a);
 typedef void kl_fn(const struct parallel *par, const struct logits_args *a);
 typedef int hessian_fn(const struct parallel *par, double *h, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t row0, struct err *e);
 typedef int factor_fn(const struct parallel *par, double *h, float *u, int64_t K, int64_t *bad_pivot, struct err *e);
 typedef int gptq_fn(const struct parallel *par, const struct gptq_args *a, struct err *e);
+typedef int refine_fn(const struct parallel *par, struct refine_args *a, struct err *e);
 typedef int fit_fn(const struct parallel *par, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales,
                    uint8_t *zeros, struct err *e);
 typedef int quad_form_fn(const struct parallel *par, const float *e_nk, const double *h, int64_t N, int64_t K, double *out, struct err *e);

@@ -1,4 +1,4 @@
-/* Kernels that go over rows or elements once: embed, rmsnorm, rope, silu_mul, add. */
+/* Kernels that go over rows or elements once: embed, rmsnorm, rope, silu_mul, add, mix. */
 #include "kernels/cpu/split.h"
 #include "kernels/cpu/vmath.h"
 
@@ -102,6 +102,7 @@ void FN(rope_f32)(const struct parallel *par, const struct rope_args *a)
 struct flat_args {
     float *y;
     const float *a, *b;
+    float p, q; /* mix */
     int64_t n;
 };
 
@@ -139,4 +140,22 @@ void FN(add_f32)(const struct parallel *par, float *y, const float *x, int64_t n
 {
     struct flat_args a = {.y = y, .a = x, .n = n};
     over(par, &a, (n + PANEL - 1) / PANEL, n / 4, add_piece);
+}
+
+static void mix_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct flat_args *a = j->a;
+    v16 p = v16_set1(a->p), q = v16_set1(a->q);
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        int64_t at = s.from * PANEL;
+        int n = v16_lanes(at, a->n);
+        v16_store_n(a->y + at, v16_fma(q, v16_load_n(a->a + at, n), v16_mul(p, v16_load_n(a->y + at, n))), n);
+    }
+}
+
+void FN(mix_f32)(const struct parallel *par, float *y, float p, const float *x, float q, int64_t n)
+{
+    struct flat_args a = {.y = y, .a = x, .p = p, .q = q, .n = n};
+    over(par, &a, (n + PANEL - 1) / PANEL, n / 4, mix_piece);
 }
