@@ -84,6 +84,12 @@ struct attention_job {
     int lanes;
 };
 
+struct cross_args {
+    double *c;
+    const float *a, *x;
+    int64_t lda, Ka, ldx, Kb, M, row0;
+};
+
 struct logits_args {
     const float *logits, *ref; /* ref: kl only */
     int64_t M, V;
@@ -103,6 +109,7 @@ typedef void attention_fn(const struct parallel *par, const struct attention_job
 typedef void nll_fn(const struct parallel *par, const struct logits_args *a);
 typedef void kl_fn(const struct parallel *par, const struct logits_args *a);
 typedef int hessian_fn(const struct parallel *par, double *h, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t row0, struct err *e);
+typedef int cross_fn(const struct parallel *par, const struct cross_args *a, struct err *e);
 typedef int factor_fn(const struct parallel *par, double *h, float *u, int64_t K, int64_t *bad_pivot, struct err *e);
 typedef int gptq_fn(const struct parallel *par, const struct gptq_args *a, struct err *e);
 typedef int fit_fn(const struct parallel *par, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales,
