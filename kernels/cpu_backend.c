@@ -120,6 +120,20 @@ static int op_silu_mul(struct backend *b, float *y, const float *gate, const flo
     return 0;
 }
 
+static int op_silu_back(struct backend *b, float *gate, float *up, int64_t n, struct err *e)
+{
+    (void)e;
+    USE(b, silu_back_f32)(&state_of(b)->par, gate, up, n);
+    return 0;
+}
+
+static int op_rmsnorm_back(struct backend *b, float *dy, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e)
+{
+    (void)e;
+    USE(b, rmsnorm_back_f32)(&state_of(b)->par, &(struct rmsnorm_args){.y = dy, .x = x, .w = w, .M = M, .K = K, .eps = eps});
+    return 0;
+}
+
 static int op_add(struct backend *b, float *y, const float *x, int64_t n, struct err *e)
 {
     (void)e;
@@ -272,6 +286,8 @@ static const struct backend_ops cpu_ops = {
     .rmsnorm = op_rmsnorm,
     .rope = op_rope,
     .silu_mul = op_silu_mul,
+    .silu_back = op_silu_back,
+    .rmsnorm_back = op_rmsnorm_back,
     .add = op_add,
     .kv_create = op_kv_create,
     .kv_free = op_kv_free,

@@ -52,7 +52,7 @@ struct embed_args {
 };
 
 struct rmsnorm_args {
-    float *y;
+    float *y; /* rmsnorm_back: dy, and dx after */
     const float *x, *w;
     int64_t M, K;
     float eps;
@@ -102,8 +102,10 @@ struct logits_args {
 typedef void linear_fn(const struct parallel *par, const struct linear_args *a);
 typedef void embed_fn(const struct parallel *par, const struct embed_args *a);
 typedef void rmsnorm_fn(const struct parallel *par, const struct rmsnorm_args *a);
+typedef void rmsnorm_back_fn(const struct parallel *par, const struct rmsnorm_args *a);
 typedef void rope_fn(const struct parallel *par, const struct rope_args *a);
 typedef void silu_mul_fn(const struct parallel *par, float *y, const float *gate, const float *up, int64_t n);
+typedef void silu_back_fn(const struct parallel *par, float *gate, float *up, int64_t n);
 typedef void add_fn(const struct parallel *par, float *y, const float *x, int64_t n);
 typedef void attention_fn(const struct parallel *par, const struct attention_job *j);
 typedef void nll_fn(const struct parallel *par, const struct logits_args *a);

@@ -326,6 +326,18 @@ static void silu_run(void *arg)
     b->b->ops->silu_mul(b->b, b->y, b->x, b->z, b->M * b->K, NULL);
 }
 
+static void rmsnorm_back_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->rmsnorm_back(b->b, b->y, b->x, b->z, b->M, b->K, 1e-6f, NULL);
+}
+
+static void silu_back_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->silu_back(b->b, b->x, b->z, b->M * b->K, NULL);
+}
+
 static void add_run(void *arg)
 {
     struct bench *b = arg;
@@ -364,6 +376,8 @@ static void bench_rows(struct bench *b)
     b->kl = must(calloc(512, sizeof *b->kl));
     row_op(b, "rmsnorm", rmsnorm_run, 2 * bytes);
     row_op(b, "silu_mul", silu_run, 3 * bytes);
+    row_op(b, "rmsnorm_back", rmsnorm_back_run, 3 * bytes);
+    row_op(b, "silu_back", silu_back_run, 4 * bytes);
     row_op(b, "add", add_run, 3 * bytes);
     row_op(b, "nll", nll_run, 1 * bytes);
     row_op(b, "kl", kl_run, 2 * bytes);
