@@ -120,6 +120,20 @@ static int op_silu_mul(struct backend *b, float *y, const float *gate, const flo
     return 0;
 }
 
+static int op_silu_back(struct backend *b, float *gate, float *up, int64_t n, struct err *e)
+{
+    (void)e;
+    USE(b, silu_back_f32)(&state_of(b)->par, gate, up, n);
+    return 0;
+}
+
+static int op_rmsnorm_back(struct backend *b, float *dy, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e)
+{
+    (void)e;
+    USE(b, rmsnorm_back_f32)(&state_of(b)->par, &(struct rmsnorm_args){.y = dy, .x = x, .w = w, .M = M, .K = K, .eps = eps});
+    return 0;
+}
+
 static int op_add(struct backend *b, float *y, const float *x, int64_t n, struct err *e)
 {
     (void)e;
@@ -232,6 +246,16 @@ static int op_hessian(struct backend *b, double *h, const float *x, int64_t ldx,
     return USE(b, hessian_f32)(&state_of(b)->par, h, x, ldx, M, K, row0, e);
 }
 
+static int op_cross(struct backend *b, double *c, const float *a, int64_t lda, int64_t Ka, const float *x, int64_t ldx, int64_t Kb, int64_t M,
+                    int64_t row0, struct err *e)
+{
+    if (M > 1 && (lda < Ka || ldx < Kb))
+        return err_set(e, ERR_SHAPE, "cross of %lld and %lld inputs with row strides %lld and %lld", (long long)Ka, (long long)Kb, (long long)lda,
+                       (long long)ldx);
+    const struct cross_args args = {.c = c, .a = a, .x = x, .lda = lda, .Ka = Ka, .ldx = ldx, .Kb = Kb, .M = M, .row0 = row0};
+    return USE(b, cross_f32)(&state_of(b)->par, &args, e);
+}
+
 static int op_factor(struct backend *b, double *h, float *u, int64_t K, int64_t *bad_pivot, struct err *e)
 {
     return USE(b, factor_f64)(&state_of(b)->par, h, u, K, bad_pivot, e);
@@ -291,6 +315,8 @@ static const struct backend_ops cpu_ops = {
     .rmsnorm = op_rmsnorm,
     .rope = op_rope,
     .silu_mul = op_silu_mul,
+    .silu_back = op_silu_back,
+    .rmsnorm_back = op_rmsnorm_back,
     .add = op_add,
     .mix = op_mix,
     .kv_create = op_kv_create,
@@ -299,6 +325,7 @@ static const struct backend_ops cpu_ops = {
     .nll = op_nll,
     .kl = op_kl,
     .hessian = op_hessian,
+    .cross = op_cross,
     .factor = op_factor,
     .gptq = op_gptq,
     .refine = op_refine,
