@@ -12,57 +12,7 @@
 
 #include <cmocka.h>
 
-#include "kernels/cpu/cpu_ops.h"
-#include "pipeline/base/pool.h"
-
-enum { GUARD = 64 };
-
-static uint32_t seed = 1;
-
-static float bell(void)
-{
-    double sum = 0;
-    for (int i = 0; i < 4; i++)
-        sum += (double)(seed = seed * 1664525u + 1013904223u) / 0x1p32 - 0.5;
-    return (float)sum;
-}
-
-/* bytes of output, filled with a pattern and followed by a guard. */
-static void *guarded(size_t bytes)
-{
-    unsigned char *p = aligned_alloc(64, (bytes + GUARD + 63) / 64 * 64);
-    assert_non_null(p);
-    memset(p, 0xa5, bytes + GUARD);
-    return p;
-}
-
-static void check_guard(const void *p, size_t bytes)
-{
-    for (size_t i = 0; i < GUARD; i++)
-        assert_int_equal(((const unsigned char *)p)[bytes + i], 0xa5);
-}
-
-static float *random_floats(int64_t n)
-{
-    float *p = guarded((size_t)n * sizeof *p);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = bell();
-    return p;
-}
-
-/* Calls fn for every row that this machine runs, with 1, 2 and 7 threads, the scalar row first. */
-static void each_row(void (*fn)(const struct cpu_kernels *k, const struct parallel *par, bool first, void *arg), void *arg)
-{
-    bool first = true;
-    for (enum isa isa = ISA_SCALAR; isa <= isa_best(); isa++)
-        for (int i = 0; i < 3; i++) {
-            struct pool *pool = pool_create((const int[]){1, 2, 7}[i]);
-            struct parallel par = {pool_run, pool, pool_threads(pool)};
-            fn(cpu_kernels(isa), &par, first, arg);
-            first = false;
-            pool_free(pool);
-        }
-}
+#include "tests/kernels/quant_util.h"
 
 struct hessian_case {
     int64_t M, K, ldx, row0;
@@ -217,23 +167,6 @@ static void cross(void **state)
     assert_int_equal(b->ops->cross(b, NULL, NULL, 4, 4, NULL, 4, 5, 2, 0, &e), -ERR_SHAPE);
     assert_string_equal(e.text, "cross of 4 and 5 inputs with row strides 4 and 4");
     b->destroy(b);
-}
-
-/* A random positive definite matrix. */
-static double *random_spd(int64_t K)
-{
-    int64_t M = K + 10;
-    float *x = random_floats(M * K);
-    double *h = malloc((size_t)(K * K) * sizeof *h);
-    for (int64_t i = 0; i < K; i++)
-        for (int64_t j = 0; j <= i; j++) {
-            double sum = i == j ? 0.05 * (double)K : 0;
-            for (int64_t t = 0; t < M; t++)
-                sum += (double)x[t * K + i] * (double)x[t * K + j];
-            h[i * K + j] = h[j * K + i] = sum;
-        }
-    free(x);
-    return h;
 }
 
 struct factor_case {
@@ -414,7 +347,7 @@ static void gptq(void **state)
         struct gptq_case the_case = {
             .N = cases[i].N, .K = cases[i].K, .group_size = cases[i].group_size, .rtn = cases[i].rtn, .fixed = cases[i].fixed};
         struct gptq_case *c = &the_case;
-        c->grid = (struct quant_grid){.bits = cases[i].bits, .sym = cases[i].sym, .mse = cases[i].mse};
+        c->grid = (struct quant_grid){.bits = cases[i].bits, .sym = cases[i].sym, .mse = cases[i].mse, .search = cases[i].mse > 0 ? GRID_MSE : GRID_MINMAX};
         float *w = random_floats(c->N * c->K), *u = malloc((size_t)(c->K * c->K) * sizeof *u);
         double *h = random_spd(c->K);
         int64_t bad;
@@ -435,7 +368,7 @@ static void run_fit(const struct cpu_kernels *k, const struct parallel *par, boo
     enum { N = 53, K = 40, LDW = 45 };
     static uint16_t want_scales[N];
     static uint8_t want_zeros[N];
-    const struct quant_grid grid = {.bits = 3, .sym = false, .mse = 2.4};
+    const struct quant_grid grid = {.bits = 3, .sym = false, .mse = 2.4, .search = GRID_MSE};
     uint16_t *scales = guarded(N * sizeof *scales);
     uint8_t *zeros = guarded(N), *codes = malloc(N * K);
     float *w = malloc(N * K * sizeof *w);
@@ -566,12 +499,13 @@ static void bench(int64_t K, int64_t N, int64_t M)
         t = thread_seconds();
         kernels->factor_f64(&par, h, u, K, &bad, &e);
         report("factor_f64", isa, thread_seconds() - t, k * k * k / 3);
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < 3; i++) {
+            static const char *const names[] = {"gptq_f32", "gptq_f32 mse", "gptq_f32 gptq"};
             memcpy(work, w, nk * sizeof *work);
-            a.grid.mse = i ? 2.4 : 0;
+            a.grid = (struct quant_grid){.bits = 4, .sym = true, .mse = i == 1 ? 2.4 : 0, .search = (enum grid_search)i, .candidates = 16, .signed_scales = i == 2};
             t = thread_seconds();
             kernels->gptq_f32(&par, &a, &e);
-            report(i ? "gptq_f32 mse" : "gptq_f32", isa, thread_seconds() - t, k * k * n / 2);
+            report(names[i], isa, thread_seconds() - t, k * k * n / 2 + (i == 2 ? 32.0 * n * k * 64 : 0));
         }
         t = thread_seconds();
         kernels->quad_form_f64(&par, work, full, N, K, &out, &e);

@@ -39,7 +39,7 @@ static int close_backends(void **state)
 /* Fits one row on every instruction set; the results must agree. */
 static void fit(const float *w, int64_t n, int bits, bool sym, double mse, float *scale, int *zero)
 {
-    const struct quant_grid grid = {.bits = bits, .sym = sym, .mse = mse};
+    const struct quant_grid grid = {.bits = bits, .sym = sym, .mse = mse, .search = mse > 0 ? GRID_MSE : GRID_MINMAX};
     struct err e = {0};
     for (int i = 0; i < backend_count; i++) {
         uint16_t s;
