@@ -9,6 +9,9 @@
  *   reductions 16 virtual lanes, lane j takes k = j mod 16 by FMA or add, then the tree (8,4,2,1): l[i] += l[i+8], ...
  *   attention  score = chain over d of fma(q[d], k[d]); times scale; max exact; p = exp(s - max); sum over positions in 16 lanes; out[d] = chain over
  *              positions of fma(p, v[d]), then divided by the sum. Each query row by itself: equal bits in prefill, chunks, decode, any batch.
+ *   attention_back  scores, e = exp(score - max) and their sum as in attention; p = e * (1 / sum); dp = chain over d of fma(dy[d], v[d]); mean = sum of p dp by
+ *              FMA in 16 lanes (position mod 16); ds = p * (dp - mean); dq[d] = chain over positions of fma(ds, k[d]), dk[d] and dv[d] = chains over the query rows
+ *              of the sequence, the heads of a group inside a position, of fma(ds, q[d]) and fma(p, dy[d]); dq and dk times scale at the end
  *   rmsnorm_back  r as in rmsnorm; g = dy * w; c = (mean * r) * r with mean = (sum of x g by FMA in 16 lanes) / K; dx = fma(-x, c, g) * r
  *   silu_back  s = sigmoid(g); (s * fma(g, 1 - s, 1)) * up and g * s
  *   hessian    blocks of 256 rows by absolute row number, f32 chain over the rows of a block, blocks added in f64 in order; cross likewise

@@ -178,6 +178,20 @@ static int op_kv_create(struct backend *b, int layers, int kv_heads, int head_di
     return 0;
 }
 
+/* Scratch for the scores of so many positions. */
+static int scratch_reserve(struct cpu_state *s, size_t floats, int64_t positions, struct err *e)
+{
+    if (floats <= s->scratch_floats)
+        return 0;
+    free(s->scratch);
+    s->scratch_floats = 0;
+    s->scratch = cpu_alloc(floats * sizeof *s->scratch);
+    if (!s->scratch)
+        return err_set(e, ERR_NOMEM, "no memory for the scores of %lld positions", (long long)positions);
+    s->scratch_floats = floats;
+    return 0;
+}
+
 static size_t attention_lane_floats(int64_t positions, int head_dim)
 {
     int64_t dims = (head_dim + PANEL - 1) / PANEL * PANEL, scores = (positions + PANEL - 1) / PANEL * PANEL;
@@ -211,17 +225,42 @@ static int op_attention(struct backend *b, const struct attn_args *a, struct err
     if (code)
         return code;
     struct attention_job j = {.a = a, .lanes = s->par.threads < 1 ? 1 : s->par.threads, .lane_floats = attention_lane_floats(positions, a->head_dim)};
-    size_t need = (size_t)j.lanes * j.lane_floats;
-    if (need > s->scratch_floats) {
-        free(s->scratch);
-        s->scratch_floats = 0;
-        s->scratch = cpu_alloc(need * sizeof *s->scratch);
-        if (!s->scratch)
-            return err_set(e, ERR_NOMEM, "no memory for the scores of %lld positions", (long long)positions);
-        s->scratch_floats = need;
-    }
+    code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, positions, e);
+    if (code)
+        return code;
     j.scratch = s->scratch;
     USE(b, attention_f32)(&s->par, &j);
+    return 0;
+}
+
+static size_t attention_back_lane_floats(int64_t positions, int head_dim)
+{
+    int64_t dims = (head_dim + PANEL - 1) / PANEL * PANEL, scores = (positions + PANEL - 1) / PANEL * PANEL;
+    return (size_t)(scores * (2 * head_dim + 3 * dims) + ATTN_BACK_ROWS * (3 * dims + 2 * (scores + PANEL)));
+}
+
+static int op_attention_back(struct backend *b, const struct attn_back_args *a, struct err *e)
+{
+    struct cpu_state *s = state_of(b);
+    int64_t positions = 0, units = (int64_t)a->sequences * a->kv_heads;
+    if (a->kv_heads < 1 || a->heads % a->kv_heads)
+        return err_set(e, ERR_SHAPE, "%d query heads do not divide over %d key heads", a->heads, a->kv_heads);
+    if (a->offsets[0])
+        return err_set(e, ERR_SHAPE, "attention_back: the first sequence begins at row %lld", (long long)a->offsets[0]);
+    for (size_t i = 0; i < a->sequences; i++) {
+        int64_t rows = a->offsets[i + 1] - a->offsets[i];
+        if (rows < 0)
+            return err_set(e, ERR_SHAPE, "attention_back: sequence %zu ends at row %lld, before its first, %lld", i, (long long)a->offsets[i + 1],
+                           (long long)a->offsets[i]);
+        positions = rows > positions ? rows : positions;
+    }
+    int64_t lanes = s->par.threads < units ? s->par.threads : units;
+    struct attention_back_job j = {.a = a, .lanes = lanes < 1 ? 1 : (int)lanes, .lane_floats = attention_back_lane_floats(positions, a->head_dim)};
+    int code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, positions, e);
+    if (code)
+        return code;
+    j.scratch = s->scratch;
+    USE(b, attention_back_f32)(&s->par, &j);
     return 0;
 }
 
@@ -322,6 +361,7 @@ static const struct backend_ops cpu_ops = {
     .kv_create = op_kv_create,
     .kv_free = op_kv_free,
     .attention = op_attention,
+    .attention_back = op_attention_back,
     .nll = op_nll,
     .kl = op_kl,
     .hessian = op_hessian,

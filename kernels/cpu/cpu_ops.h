@@ -84,6 +84,16 @@ struct attention_job {
     int lanes;
 };
 
+enum { ATTN_BACK_ROWS = 24 }; /* query rows worked on together */
+/* scratch and lanes as in attention_job. Of the longest sequence an area holds keys and values by panels, keys, dk and dv by rows, and of
+ * ATTN_BACK_ROWS query rows q, dy, dq and two rows of scores. Heads divide, offsets ascend from 0. */
+struct attention_back_job {
+    const struct attn_back_args *a;
+    float *scratch;
+    size_t lane_floats;
+    int lanes;
+};
+
 struct cross_args {
     double *c;
     const float *a, *x;
@@ -109,6 +119,7 @@ typedef void silu_back_fn(const struct parallel *par, float *gate, float *up, in
 typedef void add_fn(const struct parallel *par, float *y, const float *x, int64_t n);
 typedef void mix_fn(const struct parallel *par, float *y, float p, const float *x, float q, int64_t n);
 typedef void attention_fn(const struct parallel *par, const struct attention_job *j);
+typedef void attention_back_fn(const struct parallel *par, const struct attention_back_job *j);
 typedef void nll_fn(const struct parallel *par, const struct logits_args *a);
 typedef void kl_fn(const struct parallel *par, const struct logits_args *a);
 typedef int hessian_fn(const struct parallel *par, double *h, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t row0, struct err *e);
@@ -147,7 +158,7 @@ struct cpu_state {
     enum isa isa;
     const struct cpu_kernels *kernels;
     _Atomic uint64_t calls[CPU_KERNEL_COUNT];
-    float *scratch; /* attention's, grown on demand */
+    float *scratch; /* attention's and attention_back's, grown on demand */
     size_t scratch_floats;
 };
 

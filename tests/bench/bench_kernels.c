@@ -93,6 +93,7 @@ struct bench {
     float *x, *y, *z;
     int64_t M, N, K;
     struct attn_args attn;
+    struct attn_back_args back;
     double *nll, *h;
     int32_t *ids;
     struct kl_row *kl;
@@ -314,6 +315,31 @@ static void bench_sums(struct bench *b)
     free(b->h);
 }
 
+static void attention_back_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->attention_back(b->b, &b->back, NULL);
+}
+
+/* One sequence; five products of a query row with what it sees. */
+static void bench_attention_back(struct bench *b, int64_t T, int heads, int kv_heads, int D, int64_t window)
+{
+    const size_t nq = (size_t)(T * heads * D), nk = (size_t)(T * kv_heads * D);
+    const int64_t offsets[] = {0, T}, seen = window && window < T ? window * T - window * (window - 1) / 2 : T * (T + 1) / 2;
+    float *p[] = {floats(nq), floats(nq), floats(nk), floats(nk), floats(nq), floats(nk), floats(nk)};
+    b->back = (struct attn_back_args){.q = p[0], .dy = p[1], .k = p[2], .v = p[3], .dq = p[4], .dk = p[5], .dv = p[6], .offsets = offsets, .sequences = 1};
+    b->back.heads = heads;
+    b->back.kv_heads = kv_heads;
+    b->back.head_dim = D;
+    b->back.window = window;
+    b->back.scale = 0.125f;
+    char what[100];
+    snprintf(what, sizeof what, "attention_back T=%lld D=%d window=%lld", (long long)T, D, (long long)window);
+    arithmetic(b, what, attention_back_run, 10.0 * (double)seen * D * heads);
+    for (int i = 0; i < 7; i++)
+        free(p[i]);
+}
+
 static void rmsnorm_run(void *arg)
 {
     struct bench *b = arg;
@@ -404,6 +430,11 @@ static int run(enum isa isa, int threads)
     bench_linear(&b, slow ? 256 : 4096, slow ? 256 : 4096);
     bench_attention(&b, 1, slow ? 100 : 4000);
     bench_attention(&b, slow ? 16 : 512, 0);
+    bench_attention_back(&b, slow ? 32 : 512, 9, 3, 64, 0);
+    if (!slow)
+        bench_attention_back(&b, 2048, 8, 4, 128, 0);
+    if (!slow)
+        bench_attention_back(&b, 2048, 8, 4, 64, 512);
     bench_sums(&b);
     if (!slow)
         bench_rows(&b);
