@@ -73,7 +73,7 @@ def run(head, tail, variants, group):
             if log.returncode:
                 sys.exit(f"{name}: {log.stderr}")
             ends = [json.loads(line) for line in log.stdout.splitlines()]
-            seconds = sum(e.get("seconds", 0) for e in ends if e.get("type") == "node_end" and e["node"].startswith(f"q{i}/"))
+            seconds = sum(e["ms"] for e in ends if e.get("type") == "node_end" and e["node"].startswith(f"q{i}/")) / 1000
             figure = next(n["metrics"] for n in show(folder, f"v{i}") if "kl_mean" in (n.get("metrics") or {}))
             results[name] = figure["perplexity"], figure["kl_mean"], figure["top1_agreement"], seconds
             if os.environ.get("REPORT"):
