@@ -273,7 +273,8 @@ static int quantize_expand(struct stage_ctx *s, struct stage_expansion *x, struc
 
 static int quantize_fields(struct stage_ctx *s, size_t node, json_t *out, struct err *e)
 {
-    (void)e;
+    if (node && !s->nodes[node - 1].known)
+        return err_set(e, ERR_UNKNOWN, "layer %zu is not there yet", node - 1);
     char *line = model_line(s, node), pattern[32];
     snprintf(pattern, sizeof pattern, "layer.%zu", node);
     json_object_set_new(out, "tensor", json_string(line));
