@@ -161,6 +161,39 @@ static void errors(void **state)
     }
 }
 
+/* Source activations: nothing to make up for, whoever asks. Fixed for the stage; no word of it in a module's key. */
+static void original_inputs(void **state)
+{
+    static const struct {
+        const char *json, *text;
+    } rows[] = {
+        {"{\"compensate\": 0.5}", "here: compensate 0.5 needs inputs quantized, but inputs is original"},
+        {"{\"compensate_residual\": 0.25}", "here: compensate_residual 0.25 needs inputs quantized, but inputs is original"},
+    };
+    struct err e = {0};
+    (void)state;
+    struct quant_params p = quant_params_default(), same = resolved(RECIPE_BEST, "{\"compensate\": 0}");
+    p.recipe = RECIPE_BEST;
+    p.inputs = INPUTS_ORIGINAL;
+    assert_int_equal(set_all(&p, "{\"compensate\": 0}", &e), 0);
+    assert_int_equal(quant_params_resolve(&p, "here", &e), 0);
+    expect_parts(&p, "original", "scale_search gptq (16 candidates), signed_scales" BEST_TAIL);
+    assert_true(quant_params_equal(&p, &same));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        p = quant_params_default();
+        p.recipe = RECIPE_BEST;
+        p.inputs = INPUTS_ORIGINAL;
+        assert_int_equal(quant_params_resolve(&p, "here", &e), 0); /* the recipe's own give way */
+        assert_true(quant_params_equal(&p, &same));
+        assert_int_equal(set_all(&p, rows[i].json, &e), 0);
+        assert_int_equal(quant_params_resolve(&p, "here", &e), -ERR_MANIFEST);
+        assert_string_equal(e.text, rows[i].text);
+    }
+    p = quant_params_default();
+    assert_int_equal(set_all(&p, "{\"inputs\": \"original\"}", &e), -ERR_MANIFEST);
+    assert_string_equal(e.text, "here: 'inputs' is set for the whole stage, not for a module");
+}
+
 /* A resolved struct set further is what the two together are: nothing of the first resolution sticks. */
 static void resolved_again(void **state)
 {
@@ -290,7 +323,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recipes), cmocka_unit_test(errors),   cmocka_unit_test(resolved_again), cmocka_unit_test(filled_by_hand),
-        cmocka_unit_test(as_json), cmocka_unit_test(equality), cmocka_unit_test(names),
+        cmocka_unit_test(as_json), cmocka_unit_test(equality), cmocka_unit_test(names),          cmocka_unit_test(original_inputs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
