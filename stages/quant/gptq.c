@@ -263,6 +263,22 @@ static int copy_wide(struct job *j, float *to, const float *from, struct err *e)
     return rc;
 }
 
+/* Takes the weights of dead inputs out of w, once the target has spread over the others what the source model's inputs said through them. */
+static int drop_dead(struct job *j, struct err *e)
+{
+    size_t bytes = (size_t)j->K * sizeof(float);
+    float *row = j->row;
+    int rc = 0;
+    for (int64_t n = 0; j->report->dead && !rc && n < j->N; n++) {
+        rc = j->b->ops->download(j->b, row, j->w + n * j->K, bytes, e);
+        for (int64_t i = 0; i < j->K; i++)
+            row[i] = dead(j, j->perm[i]) ? 0.0f : row[i];
+        if (!rc)
+            rc = j->b->ops->upload(j->b, j->w + n * j->K, row, bytes, e);
+    }
+    return rc;
+}
+
 /* The loop's weights: W, or the compensated target. */
 static int upload_target(struct job *j, struct err *e)
 {
@@ -270,6 +286,8 @@ static int upload_target(struct job *j, struct err *e)
     int rc = upload_weights(j, j->in->w, NULL, gptq && !compensated(j), e);
     if (!rc && compensated(j))
         rc = target_compensate(j->b, j->in, j->perm, balance(j), j->u, j->w, e);
+    if (!rc && compensated(j))
+        rc = drop_dead(j, e);
     if (rc || !(compensated(j) || refining(j)))
         return rc;
     rc = device_alloc(j, &j->target, (size_t)j->N, (size_t)j->K * sizeof *j->target, e);
