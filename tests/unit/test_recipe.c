@@ -500,12 +500,39 @@ static void dead_inputs(void **state)
     free_problem(&p);
 }
 
+/* static_groups: the grids are the target's, as if it were the module's own weights. */
+static void static_groups(void **state)
+{
+    struct problem p = make_problem(30, 96, 400), own = make_problem(30, 96, 400);
+    struct native f = make_native(&p);
+    (void)state;
+    pair_inputs(&p, &f);
+    for (int desc_act = 0; desc_act < 2; desc_act++) {
+        struct quant_params q = best(4, 32);
+        q.static_groups = true;
+        q.desc_act = desc_act;
+        q.act_group_aware = !desc_act;
+        double *t = ref_target(&p, 0.75, q.damp_percent);
+        for (int64_t i = 0; i < p.N * p.K; i++)
+            own.w[i] = (float)t[i];
+        struct result a = quantize(&p, q), b = quantize(&own, q);
+        int64_t same = 0, all = a.q.G * p.N;
+        for (int64_t i = 0; i < all; i++)
+            same += fabsf(f16_to_f32(a.q.scales[i]) / f16_to_f32(b.q.scales[i]) - 1) < 2e-3f;
+        assert_true(same >= all * 95 / 100);
+        free(t);
+        free_result(&a), free_result(&b);
+    }
+    free_native(&f);
+    free_problem(&p), free_problem(&own);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(target),      cmocka_unit_test(compensation),         cmocka_unit_test(parts_help),
         cmocka_unit_test(reports),     cmocka_unit_test(same_bits_everywhere), cmocka_unit_test(fallback),
-        cmocka_unit_test(dead_inputs),
+        cmocka_unit_test(dead_inputs), cmocka_unit_test(static_groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
