@@ -49,8 +49,9 @@ struct node_work {
     struct run_ctx *r;
     int64_t layer;              /* -1: lm_head */
     int first, end;             /* of the layer's modules */
-    struct layer *source;       /* NULL where the node quantizes no whole layer of a walk */
-    struct layer *l;            /* the same, its modules replaced as they are quantized: those are its own, the rest is the source's */
+    struct layer *source;       /* NULL where the node quantizes no whole layer of a walk; else its place is loaded[0] */
+    struct layer *l;            /* the same, in loaded[1], its modules replaced as they are quantized: those are its own, the rest is the source's */
+    struct layer loaded[2];
     struct hessian acc[SITE_COUNT]; /* zeroed where nothing is quantized, and once used */
     struct qmatrix q[MOD_COUNT];
     json_t *report[MOD_COUNT];
@@ -351,18 +352,18 @@ static int quantize_layer(struct node_work *n, bool now, bool last, struct err *
 static int quantize_loaded(struct node_work *n, bool now, bool last, struct err *e)
 {
     struct walk *w = &n->c->walk;
-    struct layer source, l;
-    int rc = layer_load(&source, &w->env, &n->c->q->model, n->layer, e);
+    struct layer *source = &n->loaded[0], *l = &n->loaded[1];
+    int rc = layer_load(source, &w->env, &n->c->q->model, n->layer, e);
     if (rc)
         return rc;
-    l = source;
-    n->source = &source;
-    n->l = &l;
+    *l = *source;
+    n->source = source;
+    n->l = l;
     rc = quantize_layer(n, now, last, e);
     for (int m = 0; m < MOD_COUNT; m++)
-        if (l.w[m] != source.w[m])
-            w->b->ops->weight_free(w->b, l.w[m]);
-    layer_free(&source, &w->env);
+        if (l->w[m] != source->w[m])
+            w->b->ops->weight_free(w->b, l->w[m]);
+    layer_free(source, &w->env);
     return rc;
 }
 

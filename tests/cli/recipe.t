@@ -37,7 +37,7 @@ digests() {
         grep -o '"digest":"[0-9a-f]*"' out || echo "nothing of $n in $1"
     done
 }
-# ask CACHE MANIFEST EXPRESSION: over m, {"0" ... or "lm_head": {"q_proj": its report ...}}
+# ask CACHE MANIFEST EXPRESSION: over m, {"0" ... or "lm_head": {"q_proj": its report ...}}, and one = m["1"]
 ask() {
     for n in layer.0 layer.1 layer.2 layer.3 layer.4 lm_head; do
         in_cache "$1" show "w/$n" --json "$2"
@@ -46,6 +46,7 @@ ask() {
 m = {}
 for r in map(json.loads, filter(str.strip, sys.stdin)):
     m[r["node"].split(".")[-1].split("/")[-1]] = {k.split(".")[-1]: v for k, v in r["metrics"]["modules"].items()}
+one = m["1"]
 print(eval(sys.argv[1]))' "$3"
 }
 
@@ -115,18 +116,17 @@ manifest parts.yaml '      dynamic:
         "-:^model\\.layers\\.2\\.self_attn\\..*$": {}'
 in_cache A apply parts.yaml
 is "$rc" 0 "parts turned off one by one"
-head='m["1"]'
-is "$(ask A parts.yaml "[$head['q_proj'][k] for k in ('compensate', 'compensate_residual', 'target_shift')]")" '[0.0, 0.0, 0.0]' "compensate: 0: the target is the weights"
-is "$(ask A parts.yaml "[$head['k_proj'].get(k) for k in ('method', 'loss_steps', 'target_shift', 'negative_scales')]")" "['rtn', None, None, None]" \
+is "$(ask A parts.yaml '[one["q_proj"][k] for k in ("compensate", "compensate_residual", "target_shift")]')" '[0.0, 0.0, 0.0]' "compensate: 0: the target is the weights"
+is "$(ask A parts.yaml '[one["k_proj"].get(k) for k in ("method", "loss_steps", "target_shift", "negative_scales")]')" "['rtn', None, None, None]" \
     "method rtn among others at the same input: no word of the recipe"
-is "$(ask A parts.yaml "$head['v_proj']['loss_steps']['scales'] < $head['v_proj']['loss_steps']['codes']")" True "output_metric: none: scales are fitted again"
-is "$(ask A parts.yaml "[$head['o_proj']['compensate'], $head['o_proj']['target_shift'] > 0]")" '[0.0, True]' "compensate_residual alone moves the target"
-is "$(ask A parts.yaml "$head['gate_proj']['negative_scales']")" 0.0 "signed_scales: false: none is negative"
-is "$(ask A parts.yaml "['loss_steps' in $head['up_proj'], $head['up_proj']['refit_scales'], $head['up_proj']['output_metric']]")" "[False, False, 'none']" \
+is "$(ask A parts.yaml 'one["v_proj"]["loss_steps"]["scales"] < one["v_proj"]["loss_steps"]["codes"]')" True "output_metric: none: scales are fitted again"
+is "$(ask A parts.yaml '[one["o_proj"]["compensate"], one["o_proj"]["target_shift"] > 0]')" '[0.0, True]' "compensate_residual alone moves the target"
+is "$(ask A parts.yaml 'one["gate_proj"]["negative_scales"]')" 0.0 "signed_scales: false: none is negative"
+is "$(ask A parts.yaml '["loss_steps" in one["up_proj"], one["up_proj"]["refit_scales"], one["up_proj"]["output_metric"]]')" "[False, False, 'none']" \
     "refine_sweeps: 0: no steps, and what needs them is off"
-is "$(ask A parts.yaml "len(set($head['down_proj']['loss_steps'].values()))")" 2 "refit_scales: false: the descent ends with the codes"
-is "$(ask A parts.yaml "[m['2']['down_proj'][k] for k in ('signed_scales', 'negative_scales')]")" '[False, 0.0]' "scale_search: minmax turns signed_scales off"
-is "$(ask A parts.yaml "[m['2']['q_proj'], m['2']['gate_proj']['method']]")" "[{'quantized': False}, 'rtn']" "modules left alone or rounded in the next layer"
+is "$(ask A parts.yaml 'len(set(one["down_proj"]["loss_steps"].values()))')" 2 "refit_scales: false: the descent ends with the codes"
+is "$(ask A parts.yaml '[m["2"]["down_proj"][k] for k in ("signed_scales", "negative_scales")]')" '[False, 0.0]' "scale_search: minmax turns signed_scales off"
+is "$(ask A parts.yaml '[m["2"]["q_proj"], m["2"]["gate_proj"]["method"]]')" "[{'quantized': False}, 'rtn']" "modules left alone or rounded in the next layer"
 python3 - <<'P' >out
 import glob, json, struct
 data = open("dist/parts/model.safetensors", "rb").read()

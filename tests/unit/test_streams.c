@@ -93,13 +93,13 @@ static void free_disturbed(struct layer *q, const struct lm *lm)
 
 static void ordinary_attention(struct walk *w, const struct layer *l)
 {
-    OK(walk_attention(w, l, &err));
+    OK(walk_attention(w, l, NULL, &err));
     OK(walk_attn_out(w, l, &err));
 }
 
 static void ordinary_mlp(struct walk *w, const struct layer *l)
 {
-    OK(walk_mlp_act(w, l, NULL, NULL, &err));
+    OK(walk_mlp_act(w, l, NULL, NULL, NULL, &err));
     OK(walk_mlp_out(w, l, &err));
 }
 
@@ -184,13 +184,13 @@ static void walk_both(struct lm *lm, struct walk *w, const struct layer *source,
     OK(metric_open(&metric, lm->b, &lm->m, source->index, all, TOKENS, w->longest, &err));
     OK(walk_native_attention(w, source, &metric, &err));
     OK(walk_attn_norm(w, q, &acc[0], &err));
-    OK(walk_attention(w, q, &err));
+    OK(walk_attention(w, q, NULL, &err));
     OK(walk_o_input(w, &acc[1], &(struct walk_pair){own, residual, source->bias[MOD_O]}, &err));
     OK(walk_attn_out(w, q, &err));
     OK(walk_native_advance(w, &err));
     OK(walk_native_mlp(w, source, &metric, &err));
     OK(walk_mlp_norm(w, q, &acc[2], &err));
-    OK(walk_mlp_act(w, q, &acc[3], &(struct walk_pair){own, residual, source->bias[MOD_DOWN]}, &err));
+    OK(walk_mlp_act(w, q, &acc[3], &(struct walk_pair){own, residual, source->bias[MOD_DOWN]}, NULL, &err));
     OK(walk_mlp_out(w, q, &err));
     OK(walk_native_advance(w, &err));
     for (int i = 0; i < SITES; i++)
@@ -636,8 +636,9 @@ static void metric_stride(void **state)
     size_t bytes = (size_t)(TOKENS * lm.m.config.intermediate) * sizeof(float);
     float *a = malloc(bytes), *b = malloc(bytes);
     OK(layer_mlp_parts(&l, &f.env, t.x[2], a, b, TOKENS, &err));
-    OK(metric_mlp(&m, a, b, 0, 512, &err));
-    OK(metric_mlp(&m, a + 512 * lm.m.config.intermediate, b + 512 * lm.m.config.intermediate, 512, TOKENS - 512, &err));
+    int64_t first = HESSIAN_BLOCK_ROWS, at = first * lm.m.config.intermediate; /* the second call starts with a block that is left out */
+    OK(metric_mlp(&m, a, b, 0, first, &err));
+    OK(metric_mlp(&m, a + at, b + at, first, TOKENS - first, &err));
     OK(metric_finish(&m, MOD_GATE, &gate, &err));
     OK(metric_finish(&m, MOD_UP, &up, &err));
     OK(metric_finish(&m, MOD_Q, &none, &err));
