@@ -16,7 +16,7 @@
 #define PROVENANCE "gptqpipe.json"
 
 /* Who was seen to load a checkpoint with negative scales and to agree with our logits. */
-#define SIGNED_SCALES_READ_BY "gptqpipe"
+#define SIGNED_SCALES_READ_BY "gptqpipe, GPTQModel 7.7.0, Transformers 5.23"
 
 static const struct stage_ctx *layers_ctx(const struct stage_ctx *s)
 {

@@ -47,7 +47,7 @@ layers() { "$GPTQPIPE" show w --json "$@" m.yaml 2>err | grep -o '"path":"[^"]*"
 
 run plan m.yaml
 is "$rc" 2 "a fresh checkout has work"
-like "$(cat err)" 'w: recipe best: scale_search gptq \(16 candidates\), signed_scales, refine_sweeps 4, refit_scales, output_metric local, scale_dtype f16$' \
+like "$(cat err)" 'w: recipe best: scale_search gptq \(16 candidates\), signed_scales, refine_sweeps 4, refit_scales, output_metric local, scale_dtype bf16$' \
     "the recipe's line shows that compensation is off"
 run apply --threads 2 m.yaml
 is "$rc" 0 "applies, and the checkpoint is close to its source"

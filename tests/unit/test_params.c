@@ -54,7 +54,7 @@ static void expect_parts(const struct quant_params *p, const char *what, const c
 }
 
 #define BEST_HEAD "compensate 0.75, residual 0.75, "
-#define BEST_TAIL ", refine_sweeps 4, refit_scales, output_metric local, scale_dtype f16"
+#define BEST_TAIL ", refine_sweeps 4, refit_scales, output_metric local, scale_dtype bf16"
 
 static void recipes(void **state)
 {
@@ -88,12 +88,12 @@ static void recipes(void **state)
         {RECIPE_BEST, "{\"sym\": false}", BEST_HEAD "scale_search gptq (16 candidates)" BEST_TAIL},
         {RECIPE_BEST, "{\"static_groups\": true}", BEST_HEAD "scale_search mse (2.4), signed_scales" BEST_TAIL},
         {RECIPE_BEST, "{\"static_groups\": true, \"mse\": 0}", BEST_HEAD "scale_search minmax" BEST_TAIL},
-        {RECIPE_BEST, "{\"method\": \"rtn\"}", "scale_search minmax, scale_dtype f16"},
-        {RECIPE_BEST, "{\"method\": \"rtn\", \"static_groups\": true}", "scale_search minmax, scale_dtype f16"},
-        {RECIPE_BEST, "{\"method\": \"rtn\", \"mse\": 2.4}", "scale_search mse (2.4), signed_scales, scale_dtype f16"},
+        {RECIPE_BEST, "{\"method\": \"rtn\"}", "scale_search minmax, scale_dtype bf16"},
+        {RECIPE_BEST, "{\"method\": \"rtn\", \"static_groups\": true}", "scale_search minmax, scale_dtype bf16"},
+        {RECIPE_BEST, "{\"method\": \"rtn\", \"mse\": 2.4}", "scale_search mse (2.4), signed_scales, scale_dtype bf16"},
         {RECIPE_BEST, "{\"method\": \"rtn\", \"compensate\": 0, \"refine_sweeps\": 0, \"scale_dtype\": \"bf16\"}",
          "scale_search minmax, scale_dtype bf16"},
-        {RECIPE_BEST, "{\"refine_sweeps\": 0}", BEST_HEAD "scale_search gptq (16 candidates), signed_scales, scale_dtype f16"},
+        {RECIPE_BEST, "{\"refine_sweeps\": 0}", BEST_HEAD "scale_search gptq (16 candidates), signed_scales, scale_dtype bf16"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -267,7 +267,7 @@ static void as_json(void **state)
     (void)state;
     char *text = text_of(&p);
     assert_string_equal(text, "{\"act_group_aware\":true,\"bits\":4,\"compensate\":0.75,\"compensate_residual\":0.75," OLD("0.0") ",\"output_metric\":\"local\",\"refine_sweeps\":4,"
-                              "\"refit_scales\":true,\"scale_candidates\":16,\"scale_dtype\":\"f16\",\"scale_search\":\"gptq\",\"signed_scales\":true,\"static_groups\":false,"
+                              "\"refit_scales\":true,\"scale_candidates\":16,\"scale_dtype\":\"bf16\",\"scale_search\":\"gptq\",\"signed_scales\":true,\"static_groups\":false,"
                               "\"sym\":true}");
     free(text);
     /* nothing on: the fields of before, also where the norm is searched */
@@ -290,7 +290,7 @@ static void equality(void **state)
 {
     static const char *const one[] = {"{\"compensate\": 0.5}",         "{\"compensate_residual\": 0.5}", "{\"scale_search\": \"mse\"}",
                                       "{\"scale_candidates\": 8}",     "{\"signed_scales\": false}",     "{\"refine_sweeps\": 3}",
-                                      "{\"refit_scales\": false}",     "{\"output_metric\": \"none\"}",  "{\"scale_dtype\": \"bf16\"}",
+                                      "{\"refit_scales\": false}",     "{\"output_metric\": \"none\"}",  "{\"scale_dtype\": \"f16\"}",
                                       "{\"damp_percent\": 0.0625}"};
     struct quant_params best = resolved(RECIPE_BEST, "{}");
     (void)state;
