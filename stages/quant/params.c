@@ -260,6 +260,8 @@ static int check_parts(struct quant_params *p, const char *where, struct err *e)
         rc = ruled_out(p, i, "inputs quantized", "inputs is original", where, e);
     if (!rc && !p->sym)
         rc = ruled_out(p, S_SIGNED_SCALES, "sym true", "sym is false", where, e);
+    if (p->scale_search == GRID_MINMAX && !wrote(p, S_SCALE_DTYPE)) /* where nothing is searched rounding is not free */
+        p->scale_dtype = SCALE_F16;
     if (!rc && p->scale_search == GRID_MINMAX)
         rc = ruled_out(p, S_SIGNED_SCALES, "scale_search gptq or mse", "scale_search is minmax", where, e);
     if (!rc && !p->refine_sweeps)

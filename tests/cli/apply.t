@@ -23,7 +23,7 @@ ok "$(test -f dist/quickstart/model.safetensors; echo $?)" "the checkpoint folde
 ok "$(test -f gptqpipe.lock; echo $?)" "the lock file is beside the manifest"
 is "$(python3 -c 'import json
 want = {"name": "best", "compensate": 0.75, "compensate_residual": 0.75, "scale_search": "gptq", "scale_candidates": 16, "signed_scales": True, "refine_sweeps": 4,
-        "refit_scales": True, "output_metric": "local", "scale_dtype": "f16"}
+        "refit_scales": True, "output_metric": "local", "scale_dtype": "bf16"}
 folder = "dist/quickstart/"
 print([json.load(open(folder + "quantize_config.json"))["meta"]["recipe"] == want, json.load(open(folder + "config.json"))["quantization_config"]["meta"]["recipe"] == want,
        json.load(open(folder + "gptqpipe.json"))["made_from"]["recipe"] == want])')" '[True, True, True]' "configs and provenance carry the recipe"
