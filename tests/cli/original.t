@@ -4,7 +4,7 @@
 cp -r manifests/quickstart "$work/"
 cd "$work" || exit 1
 
-# manifest W_FIELDS: layer 1 stays as it is; k_proj and down_proj of layer 3 have settings of their own
+# manifest W_FIELDS: layer 1 stays as it is; a module of layer 0 and one of layer 3 have settings of their own
 manifest() {
     cat <<Y
 version: 1
@@ -24,13 +24,13 @@ stages:
       dynamic:
         '-:^model\.layers\.1\..*$': {}
         '+:^model\.layers\.3\.mlp\.down_proj$': { bits: "\${bits}" }
-        '+:^model\.layers\.3\.self_attn\.k_proj$': { refine_sweeps: "\${sweeps}" }
+        '+:^model\.layers\.0\.self_attn\.q_proj$': { refine_sweeps: "\${sweeps}" }
   out:   { pack: { quantized: w, output: dist } }
   judge: { validate: { checkpoint: out, reference: model, data: held, max_tokens: 300, window: 64, expect: { kl_mean: { max: 0.05 } } } }
 Y
 }
 manifest >m.yaml
-down=w/layer.3.mlp.down_proj k=w/layer.3.self_attn.k_proj
+first=w/layer.0.self_attn.q_proj down=w/layer.3.mlp.down_proj k=w/layer.3.self_attn.k_proj
 
 # not_hit: "NODE=ACTION ..." of what a plan would do, from plan --json in out
 not_hit() { python3 -c '
@@ -81,7 +81,7 @@ run apply --json --set bits=8 m.yaml
 is "$(ran)" "$down out judge" "apply runs exactly that"
 is "$(layers --set bits=8 | grep -vcxF "$base")" 2 "and makes its file and its report anew"
 run apply --json --set bits=8 --set sweeps=2 m.yaml
-is "$(ran)" "$k out judge" "so does an override in the middle of a layer, behind modules that are there"
+is "$(ran)" "$first out judge" "so does an override of the first module: nothing behind it cares"
 # a second output for one key would be an error: the walk that skips gives what the walk through everything gave
 for node in layer.0.self_attn.v_proj layer.0.mlp.up_proj layer.2.self_attn.o_proj layer.4.mlp.gate_proj lm_head; do
     run apply --json --force "w/$node" -t w m.yaml
@@ -171,7 +171,7 @@ refused '^bad\.yaml:9:[0-9]+: error: .*compensate 0\.5 needs inputs quantized, b
 refused '^bad\.yaml:9:[0-9]+: error: .*compensate_residual 0\.25 needs inputs quantized, but inputs is original$' 'compensate_residual' 'compensate_residual: 0.25'
 refused '^bad\.yaml:14:[0-9]+: error: .*true_sequential true needs inputs quantized, but inputs is original: ' 'true_sequential' 'true_sequential: true'
 sed 's/{ refine_sweeps: .*/{ compensate: 0.5 }/' m.yaml >bad.yaml
-fails 65 '^bad\.yaml:18:[0-9]+: error: .*k_proj.*compensate 0\.5 needs inputs quantized, but inputs is original$' 'compensate in a pattern' plan -q bad.yaml
+fails 65 '^bad\.yaml:18:[0-9]+: error: .*q_proj.*compensate 0\.5 needs inputs quantized, but inputs is original$' 'compensate in a pattern' plan -q bad.yaml
 sed 's/inputs: original/inputs: orginal/' m.yaml >bad.yaml
 fails 65 "^bad\.yaml:13:[0-9]+: error: .*'inputs' must be one of quantized\|original, not 'orginal' \(did you mean 'original'" 'misspelt' plan -q bad.yaml
 sed 's/{ refine_sweeps: .*/{ inputs: original }/' m.yaml >bad.yaml
