@@ -436,7 +436,7 @@ static void same_bits_everywhere(void **state)
     free_problem(&p);
 }
 
-/* Damping exhausted under the recipe: what method rtn gives, and no word of what was not done. */
+/* Damping exhausted under the recipe: what method rtn gives with scales of the same dtype, and no word of what was not done. */
 static void fallback(void **state)
 {
     struct problem p = make_problem(20, 64, 300);
@@ -457,7 +457,10 @@ static void fallback(void **state)
     assert_int_equal(quantize_on(b, &p, q, &r, &e), 0);
     assert_true(r.report.method == QUANT_RTN && !r.report.refined && r.report.target_shift == 0 && r.report.negative == 0 &&
                 r.report.damp == 0);
+    json_t *dtype = json_string("bf16");
     rtn.method = QUANT_RTN;
+    assert_int_equal(quant_params_set(&rtn, "scale_dtype", dtype, "test", &e), 0);
+    json_decref(dtype);
     struct result plain = quantize(&p, rtn);
     same_result(&p, &plain, &r);
     free_result(&plain), free_result(&r);
