@@ -460,6 +460,30 @@ static void report(const char *name, enum isa isa, double seconds, double fmas)
     printf("%-14s %-7s %8.4f s %7.1f GFMA/s\n", name, isa_name(isa), seconds, fmas / seconds / 1e9);
 }
 
+/* Descent from where the loop ended, without and with an output metric: products that would be there if every code moved. */
+static void bench_refine(const struct cpu_kernels *kernels, const struct parallel *par, enum isa isa, const struct gptq_args *a, const float *target, const double *h)
+{
+    int64_t ldm = (a->N + 15) / 16 * 16;
+    double k = (double)a->K, n = (double)a->N;
+    float *h32 = malloc((size_t)(a->K * a->K) * sizeof *h32), *metric = calloc((size_t)(a->N * ldm), sizeof *metric);
+    struct refine_args r = {.N = a->N, .K = a->K, .G = a->G, .target = target, .h = h32, .ldm = ldm, .group = a->group, .grid = a->grid, .sweeps = 1,
+                            .refit = true, .w = a->w, .codes = a->codes, .scales = a->scales, .zeros = a->zeros};
+    struct err e = {0};
+    for (int64_t i = 0; i < a->K * a->K; i++)
+        h32[i] = (float)h[i];
+    for (int64_t i = 0; i < a->N; i++)
+        for (int64_t j = 0; j < a->N; j++)
+            metric[i * ldm + j] = 1 / (float)(1 + (i - j) * (i - j));
+    double t = thread_seconds();
+    kernels->refine_f32(par, &r, &e);
+    report("refine_f32", isa, thread_seconds() - t, 4 * k * k * n);
+    r.metric = metric;
+    t = thread_seconds();
+    kernels->refine_metric_f32(par, &r, &e);
+    report("refine_metric", isa, thread_seconds() - t, 2 * k * k * n + k * n * n);
+    free(h32), free(metric);
+}
+
 /* One thread's processor time, so that a busy machine disturbs less. */
 static void bench(int64_t K, int64_t N, int64_t M)
 {
@@ -507,6 +531,7 @@ static void bench(int64_t K, int64_t N, int64_t M)
             kernels->gptq_f32(&par, &a, &e);
             report(names[i], isa, thread_seconds() - t, k * k * n / 2 + (i == 2 ? 32.0 * n * k * 64 : 0));
         }
+        bench_refine(kernels, &par, isa, &a, w, full);
         t = thread_seconds();
         kernels->quad_form_f64(&par, work, full, N, K, &out, &e);
         report("quad_form_f64", isa, thread_seconds() - t, k * k * n / 2);
