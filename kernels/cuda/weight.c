@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/cuda/cuda_state.h"
+#include "kernels/select.h"
 
 static struct cuda_state *state_of(const struct backend *b)
 {
@@ -85,6 +86,14 @@ static int check(const struct qmatrix *q, struct err *e)
             return err_set(e, ERR_FORMAT, "code %d at row %lld, column %lld does not fit %d bits", q->codes[i], (long long)(i / q->K), (long long)(i % q->K),
                            q->bits);
     return 0;
+}
+
+static bool sequential(const struct qmatrix *q)
+{
+    for (int64_t k = 1; k < q->K; k++)
+        if (q->g_idx[k] < q->g_idx[k - 1])
+            return false;
+    return true;
 }
 
 /* The order of inputs: host tables of a matrix. */
@@ -179,14 +188,20 @@ int cuda_weight_quantized(struct backend *b, const struct qmatrix *q, struct wei
     struct cuda_state *s = state_of(b);
     struct order o;
     *out = NULL;
+    const char *why, *kernel = NULL;
     int rc = check(q, e);
-    if (!rc && strcmp(s->pinned, "auto") != 0 && strcmp(s->pinned, "simple") != 0)
-        rc = err_set(e, ERR_UNSUPPORTED, "kernel '%s' cannot serve %lld x %lld: it is not in this plug-in", s->pinned, (long long)q->N, (long long)q->K);
+    if (!rc) {
+        const struct select_matrix m = {.N = q->N, .K = q->K, .bits = q->bits, .group_size = q->group_size, .order = !sequential(q)};
+        kernel = select_kernel(&m, s->pinned, &why);
+    }
+    if (!rc && !kernel)
+        rc = err_set(e, ERR_UNSUPPORTED, "kernel '%s' cannot serve %lld x %lld in %d bits, group %d: %s", s->pinned, (long long)q->N, (long long)q->K, q->bits,
+                     q->group_size, why);
     if (!rc)
         rc = order_make(&o, q, e);
     if (rc)
         return rc;
-    struct weight *w = weight_new(q->N, q->K, q->bits == 8 ? CUDA_W8 : CUDA_W4, "simple", e);
+    struct weight *w = weight_new(q->N, q->K, q->bits == 8 ? CUDA_W8 : CUDA_W4, kernel, e);
     rc = w ? 0 : -ERR_NOMEM;
     if (!rc) {
         w->pitch = o.pitch;

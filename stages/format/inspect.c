@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/half.h"
+#include "kernels/select.h"
 #include "pipeline/base/io.h"
 #include "pipeline/base/mem.h"
 #include "stages/format/layer.h"
@@ -148,6 +149,13 @@ static json_t *quantized_json(const char *name, int bits, int group, int64_t N, 
                      "bits_per_weight", 8.0 * (double)bytes / ((double)N * (double)K));
 }
 
+/* The class of CUDA kernels that serves it. */
+static void add_kernel(json_t *o, const struct select_matrix *m)
+{
+    const char *why;
+    json_object_set_new(o, "cuda_kernel", json_string(select_kernel(m, "auto", &why)));
+}
+
 static json_t *module_json(const struct inspect *i, const char *name, int64_t layer, enum module_id mod, int64_t N, int64_t K)
 {
     uint64_t bytes = module_bytes(&i->model.tensors, name);
@@ -155,7 +163,9 @@ static json_t *module_json(const struct inspect *i, const char *name, int64_t la
         struct tensor_view v;
         if (model_dense_view(&i->model, layer, mod, &v, NULL))
             v.dtype = i->model.config.dtype;
-        return json_pack("{s:s, s:s, s:[I,I], s:I}", "name", name, "dtype", dtype_name(v.dtype), "shape", (json_int_t)N, (json_int_t)K, "bytes", (json_int_t)bytes);
+        json_t *d = json_pack("{s:s, s:s, s:[I,I], s:I}", "name", name, "dtype", dtype_name(v.dtype), "shape", (json_int_t)N, (json_int_t)K, "bytes", (json_int_t)bytes);
+        add_kernel(d, &(struct select_matrix){.N = N, .K = K});
+        return d;
     }
     int bits, group;
     model_module_bits(&i->model, layer, mod, &bits, &group);
@@ -163,6 +173,7 @@ static json_t *module_json(const struct inspect *i, const char *name, int64_t la
     json_t *o = quantized_json(name, bits, group, N, K, bytes);
     json_object_set_new(o, "sym", json_boolean(s.sym));
     json_object_set_new(o, "desc_act", json_boolean(s.desc_act));
+    add_kernel(o, &(struct select_matrix){.N = N, .K = K, .bits = bits, .group_size = group, .order = s.desc_act});
     return o;
 }
 

@@ -23,7 +23,7 @@ static size_t used_memory;
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
-    size_t body = (bytes + PAGE - 1) / PAGE * PAGE, at = body - (bytes + 15) / 16 * 16;
+    size_t body = (bytes + PAGE - 1) / PAGE * PAGE, at = body - (bytes + 63) / 64 * 64;
     *out = NULL;
     if (used_memory + body > total_memory)
         return cudaErrorMemoryAllocation;
