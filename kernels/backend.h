@@ -9,6 +9,11 @@
  *   reductions 16 virtual lanes, lane j takes k = j mod 16 by FMA or add, then the tree (8,4,2,1): l[i] += l[i+8], ...
  *   attention  score = chain over d of fma(q[d], k[d]); times scale; max exact; p = exp(s - max); sum over positions in 16 lanes; out[d] = chain over
  *              positions of fma(p, v[d]), then divided by the sum. Each query row by itself: equal bits in prefill, chunks, decode, any batch.
+ *   attention_back  scores, e = exp(score - max) and their sum as in attention; p = e * (1 / sum); dp = chain over d of fma(dy[d], v[d]); mean = sum of p dp by
+ *              FMA in 16 lanes (position mod 16); ds = p * (dp - mean); dq[d] = chain over positions of fma(ds, k[d]), dk[d] and dv[d] = chains over the query rows
+ *              of the sequence, the heads of a group inside a position, of fma(ds, q[d]) and fma(p, dy[d]); dq and dk times scale at the end
+ *   rmsnorm_back  r as in rmsnorm; g = dy * w; c = (mean * r) * r with mean = (sum of x g by FMA in 16 lanes) / K; dx = fma(-x, c, g) * r
+ *   silu_back  s = sigmoid(g); (s * fma(g, 1 - s, 1)) * up and g * s
  *   hessian    blocks of 256 rows by absolute row number, f32 chain over the rows of a block, blocks added in f64 in order; cross likewise
  *   exp, log, pow, sigmoid: our own, same polynomial by FMA in every row; sqrt and division are IEEE
  */
@@ -111,11 +116,12 @@ struct refine_args {
     int64_t N, K, G;
     const float *target; /* T [N,K] f32 */
     const float *h;      /* H [K,K] f32, symmetric, both triangles */
-    const float *metric; /* G [N,N] f32, symmetric, positive diagonal, both triangles; NULL: the identity, rows are independent */
+    const float *metric; /* G [N,N] f32, symmetric, positive diagonal, both triangles, row stride ldm; NULL: the identity, rows are independent */
+    int64_t ldm;         /* N padded to 16, the padding zero */
     const int32_t *group;
     struct quant_grid grid;
     int sweeps;          /* over the codes, at most; fewer when nothing moves */
-    bool refit;          /* scales after the codes, then the codes again */
+    bool refit;          /* without a metric: scales after the codes, then the codes again; every group's columns lie side by side */
     float *w;            /* W_hat [N,K], in and out */
     uint8_t *codes;
     uint16_t *scales;
@@ -157,6 +163,8 @@ struct backend_ops {
     /* Gradient of rmsnorm by its input, in place on dy: x [M,K] what rmsnorm was given. With r = 1 / sqrt(mean(x^2) + eps): dx = r (w dy - x r^2 mean(x w dy)) */
     int (*rmsnorm_back)(struct backend *b, float *dy, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e);
     int (*add)(struct backend *b, float *y, const float *x, int64_t n, struct err *e);                            /* y += x */
+
+    int (*mix)(struct backend *b, float *y, float p, const float *x, float q, int64_t n, struct err *e);          /* y = fma(q, x, p * y) */
 
     int (*kv_create)(struct backend *b, int layers, int kv_heads, int head_dim, int64_t capacity, struct kv_cache **out, struct err *e);
     void (*kv_free)(struct backend *b, struct kv_cache *kv);

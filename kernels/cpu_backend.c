@@ -127,10 +127,31 @@ static int op_silu_mul(struct backend *b, float *y, const float *gate, const flo
     return 0;
 }
 
+static int op_silu_back(struct backend *b, float *gate, float *up, int64_t n, struct err *e)
+{
+    (void)e;
+    USE(b, silu_back_f32)(&state_of(b)->par, gate, up, n);
+    return 0;
+}
+
+static int op_rmsnorm_back(struct backend *b, float *dy, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e)
+{
+    (void)e;
+    USE(b, rmsnorm_back_f32)(&state_of(b)->par, &(struct rmsnorm_args){.y = dy, .x = x, .w = w, .M = M, .K = K, .eps = eps});
+    return 0;
+}
+
 static int op_add(struct backend *b, float *y, const float *x, int64_t n, struct err *e)
 {
     (void)e;
     USE(b, add_f32)(&state_of(b)->par, y, x, n);
+    return 0;
+}
+
+static int op_mix(struct backend *b, float *y, float p, const float *x, float q, int64_t n, struct err *e)
+{
+    (void)e;
+    USE(b, mix_f32)(&state_of(b)->par, y, p, x, q, n);
     return 0;
 }
 
@@ -161,6 +182,20 @@ static int op_kv_create(struct backend *b, int layers, int kv_heads, int head_di
         return err_set(e, ERR_NOMEM, "no memory for a KV cache of %d layers, %d heads of %d, %lld positions", layers, kv_heads, head_dim, (long long)capacity);
     }
     *out = kv;
+    return 0;
+}
+
+/* Scratch for the scores of so many positions. */
+static int scratch_reserve(struct cpu_state *s, size_t floats, int64_t positions, struct err *e)
+{
+    if (floats <= s->scratch_floats)
+        return 0;
+    free(s->scratch);
+    s->scratch_floats = 0;
+    s->scratch = cpu_alloc(floats * sizeof *s->scratch);
+    if (!s->scratch)
+        return err_set(e, ERR_NOMEM, "no memory for the scores of %lld positions", (long long)positions);
+    s->scratch_floats = floats;
     return 0;
 }
 
@@ -197,17 +232,42 @@ static int op_attention(struct backend *b, const struct attn_args *a, struct err
     if (code)
         return code;
     struct attention_job j = {.a = a, .lanes = s->par.threads < 1 ? 1 : s->par.threads, .lane_floats = attention_lane_floats(positions, a->head_dim)};
-    size_t need = (size_t)j.lanes * j.lane_floats;
-    if (need > s->scratch_floats) {
-        free(s->scratch);
-        s->scratch_floats = 0;
-        s->scratch = cpu_alloc(need * sizeof *s->scratch);
-        if (!s->scratch)
-            return err_set(e, ERR_NOMEM, "no memory for the scores of %lld positions", (long long)positions);
-        s->scratch_floats = need;
-    }
+    code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, positions, e);
+    if (code)
+        return code;
     j.scratch = s->scratch;
     USE(b, attention_f32)(&s->par, &j);
+    return 0;
+}
+
+static size_t attention_back_lane_floats(int64_t positions, int head_dim)
+{
+    int64_t dims = (head_dim + PANEL - 1) / PANEL * PANEL, scores = (positions + PANEL - 1) / PANEL * PANEL;
+    return (size_t)(scores * (2 * head_dim + 3 * dims) + ATTN_BACK_ROWS * (3 * dims + 2 * (scores + PANEL)));
+}
+
+static int op_attention_back(struct backend *b, const struct attn_back_args *a, struct err *e)
+{
+    struct cpu_state *s = state_of(b);
+    int64_t positions = 0, units = (int64_t)a->sequences * a->kv_heads;
+    if (a->kv_heads < 1 || a->heads % a->kv_heads)
+        return err_set(e, ERR_SHAPE, "%d query heads do not divide over %d key heads", a->heads, a->kv_heads);
+    if (a->offsets[0])
+        return err_set(e, ERR_SHAPE, "attention_back: the first sequence begins at row %lld", (long long)a->offsets[0]);
+    for (size_t i = 0; i < a->sequences; i++) {
+        int64_t rows = a->offsets[i + 1] - a->offsets[i];
+        if (rows < 0)
+            return err_set(e, ERR_SHAPE, "attention_back: sequence %zu ends at row %lld, before its first, %lld", i, (long long)a->offsets[i + 1],
+                           (long long)a->offsets[i]);
+        positions = rows > positions ? rows : positions;
+    }
+    int64_t lanes = s->par.threads < units ? s->par.threads : units;
+    struct attention_back_job j = {.a = a, .lanes = lanes < 1 ? 1 : (int)lanes, .lane_floats = attention_back_lane_floats(positions, a->head_dim)};
+    int code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, positions, e);
+    if (code)
+        return code;
+    j.scratch = s->scratch;
+    USE(b, attention_back_f32)(&s->par, &j);
     return 0;
 }
 
@@ -232,6 +292,16 @@ static int op_hessian(struct backend *b, double *h, const float *x, int64_t ldx,
     return USE(b, hessian_f32)(&state_of(b)->par, h, x, ldx, M, K, row0, e);
 }
 
+static int op_cross(struct backend *b, double *c, const float *a, int64_t lda, int64_t Ka, const float *x, int64_t ldx, int64_t Kb, int64_t M,
+                    int64_t row0, struct err *e)
+{
+    if (M > 1 && (lda < Ka || ldx < Kb))
+        return err_set(e, ERR_SHAPE, "cross of %lld and %lld inputs with row strides %lld and %lld", (long long)Ka, (long long)Kb, (long long)lda,
+                       (long long)ldx);
+    const struct cross_args args = {.c = c, .a = a, .x = x, .lda = lda, .Ka = Ka, .ldx = ldx, .Kb = Kb, .M = M, .row0 = row0};
+    return USE(b, cross_f32)(&state_of(b)->par, &args, e);
+}
+
 static int op_factor(struct backend *b, double *h, float *u, int64_t K, int64_t *bad_pivot, struct err *e)
 {
     return USE(b, factor_f64)(&state_of(b)->par, h, u, K, bad_pivot, e);
@@ -243,6 +313,28 @@ static int op_gptq(struct backend *b, const struct gptq_args *a, struct err *e)
         if (a->group[k] < 0 || a->group[k] >= a->G)
             return err_set(e, ERR_SHAPE, "gptq: group %d of column %lld is outside 0..%lld", a->group[k], (long long)k, (long long)a->G - 1);
     return USE(b, gptq_f32)(&state_of(b)->par, a, e);
+}
+
+/* Whether every group is one stretch of columns. */
+static bool groups_whole(const struct refine_args *a)
+{
+    int64_t runs = 0;
+    for (int64_t k = 0; k < a->K; k++)
+        runs += k == 0 || a->group[k] != a->group[k - 1];
+    return runs == a->G;
+}
+
+static int op_refine(struct backend *b, struct refine_args *a, struct err *e)
+{
+    for (int64_t k = 0; k < a->K; k++)
+        if (a->group[k] < 0 || a->group[k] >= a->G)
+            return err_set(e, ERR_SHAPE, "refine: group %d of column %lld is outside 0..%lld", a->group[k], (long long)k, (long long)a->G - 1);
+    if (a->refit && !a->metric && !groups_whole(a))
+        return err_set(e, ERR_SHAPE, "refine: scales can be fitted again only where the columns of each of %lld groups lie side by side", (long long)a->G);
+    for (int64_t n = 0; a->metric && n < a->N; n++)
+        if (!(a->metric[n * a->ldm + n] > 0))
+            return err_set(e, ERR_NUMERIC, "refine: the output metric of row %lld is %g", (long long)n, (double)a->metric[n * a->ldm + n]);
+    return a->metric ? USE(b, refine_metric_f32)(&state_of(b)->par, a, e) : USE(b, refine_f32)(&state_of(b)->par, a, e);
 }
 
 static int op_fit(struct backend *b, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales, uint8_t *zeros,
@@ -269,15 +361,21 @@ static const struct backend_ops cpu_ops = {
     .rmsnorm = op_rmsnorm,
     .rope = op_rope,
     .silu_mul = op_silu_mul,
+    .silu_back = op_silu_back,
+    .rmsnorm_back = op_rmsnorm_back,
     .add = op_add,
+    .mix = op_mix,
     .kv_create = op_kv_create,
     .kv_free = op_kv_free,
     .attention = op_attention,
+    .attention_back = op_attention_back,
     .nll = op_nll,
     .kl = op_kl,
     .hessian = op_hessian,
+    .cross = op_cross,
     .factor = op_factor,
     .gptq = op_gptq,
+    .refine = op_refine,
     .fit = op_fit,
     .quad_form = op_quad_form,
     .weight_kernel = op_weight_kernel,

@@ -15,6 +15,9 @@
 /* Provenance, and the mark of a folder that is ours. */
 #define PROVENANCE "gptqpipe.json"
 
+/* Who was seen to load a checkpoint with negative scales and to agree with our logits. */
+#define SIGNED_SCALES_READ_BY "gptqpipe"
+
 static const struct stage_ctx *layers_ctx(const struct stage_ctx *s)
 {
     return stage_input_find(s, "quantized")->ctx;
@@ -132,6 +135,35 @@ static bool decides_output(const char *name)
     return goes_along(name) || !strcmp(name, "config.json") || !strcmp(name, "model.safetensors.index.json") || (n > 12 && !strcmp(name + n - 12, ".safetensors"));
 }
 
+/* The quantize stage's fields as they decide the checkpoint. Words of a recipe that changes nothing are left out: what recipe gptqmodel makes carries the
+ * bytes that it had before there were recipes. */
+static json_t *quantize_params(const struct stage_ctx *layers)
+{
+    static const char *const edges[] = {"batch_size", "model", "calibration"};
+    json_t *params = json_deep_copy(layers->params);
+    const char *name;
+    json_t *v;
+    json_object_foreach ((json_t *)(uintptr_t)layers->params, name, v)
+        if (json_is_null(v) && quant_is_part(name))
+            json_object_del(params, name);
+    if (!strcmp(param_str(layers, "recipe"), quant_recipe_name(RECIPE_GPTQMODEL)))
+        json_object_del(params, "recipe");
+    for (size_t i = 0; i < sizeof edges / sizeof *edges; i++)
+        json_object_del(params, edges[i]);
+    return params;
+}
+
+/* {"name": "best", "compensate": 0.75, ...} as resolved for modules without an override; NULL when no part is on. */
+static json_t *recipe_json(const struct quantize_info *q)
+{
+    if (quant_params_plain(&q->base))
+        return NULL;
+    json_t *o = json_pack("{s:s}", "name", quant_recipe_name(q->base.recipe)), *parts = quant_parts_json(&q->base);
+    json_object_update(o, parts);
+    json_decref(parts);
+    return o;
+}
+
 static int pack_fields(struct stage_ctx *s, size_t node, json_t *out, struct err *e)
 {
     (void)node;
@@ -141,24 +173,27 @@ static int pack_fields(struct stage_ctx *s, size_t node, json_t *out, struct err
     param_copy(s, out, keyed);
     json_object_set_new(out, "layers", fileset_json(layers->files, NULL));
     json_object_set_new(out, "model", fileset_json(source_model(s)->files, decides_output));
-    json_object_set_new(out, "quantize", json_deep_copy(layers->ctx->params));
+    json_object_set_new(out, "quantize", quantize_params(layers->ctx));
+    json_t *recipe = recipe_json(quantize_info(layers->ctx));
+    if (recipe)
+        json_object_set_new(out, "recipe", recipe);
     if (calibration)
         json_object_set_new(out, "calibration", fileset_json(calibration->files, NULL));
-    json_object_del(json_object_get(out, "quantize"), "batch_size");
-    static const char *const edges[] = {"model", "calibration"};
-    for (size_t i = 0; i < 2; i++)
-        json_object_del(json_object_get(out, "quantize"), edges[i]);
     return 0;
 }
 
 static json_t *meta_json(const struct stage_ctx *s)
 {
-    static const char *const fields[] = {"damp_percent", "damp_auto_increment", "static_groups", "true_sequential", "mse", NULL};
+    static const char *const fields[] = {"damp_percent", "damp_auto_increment", "static_groups", "true_sequential", NULL};
     const struct quantize_info *q = quantize_info(layers_ctx(s));
     const struct stage_input *calibration = stage_input_find(layers_ctx(s), "calibration");
     json_t *meta = json_pack("{s:[s]}", "quantizer", "gptqpipe:" GPTQPIPE_VERSION);
     param_copy(layers_ctx(s), meta, fields);
+    json_object_set_new(meta, "mse", json_real(q->base.mse));
     json_object_set_new(meta, "act_group_aware", json_boolean(q->base.act_group_aware));
+    json_t *recipe = recipe_json(q);
+    if (recipe)
+        json_object_set_new(meta, "recipe", recipe);
     const struct fileset_file *f = calibration ? fileset_find(calibration->files, "calibration.safetensors") : NULL;
     if (f)
         json_object_set_new(meta, "calibration_sha256", json_string(f->sha256));
@@ -212,6 +247,26 @@ static void card_modules(const struct quantize_info *q, struct buf *b)
     }
 }
 
+/* The recipe and what it makes of scales; nothing where no module has a part of it. */
+static void card_recipe(const struct quantize_info *q, struct buf *b)
+{
+    bool any = false, is_signed = false, odd = false;
+    for (size_t i = 0; i < q->table.count; i++) {
+        const struct override_row *row = &q->table.rows[i];
+        any |= row->quantized && !quant_params_plain(&row->params);
+        is_signed |= row->quantized && row->params.signed_scales;
+        odd |= row->quantized && row->pattern >= 0;
+    }
+    if (!any)
+        return;
+    buf_printf(b, "\nRecipe %s: ", quant_recipe_name(q->base.recipe));
+    quant_parts_text(&q->base, b);
+    buf_addstr(b, odd ? " (a module with an override may differ: see `dynamic` in " PROVENANCE ").\n" : ".\n");
+    if (is_signed)
+        buf_addstr(b, "\nScales may be negative: a weight is scale * (code - zero) as ever, and the sign decides which side of zero has the outermost level. "
+                      "Read correctly by " SIGNED_SCALES_READ_BY ".\n");
+}
+
 static int write_card(const struct stage_ctx *s, const char *outdir, struct err *e)
 {
     const struct quantize_info *q = quantize_info(layers_ctx(s));
@@ -220,6 +275,7 @@ static int write_card(const struct stage_ctx *s, const char *outdir, struct err 
     buf_printf(&b, "# GPTQ checkpoint, %d bits, group size %d\n\nMade by gptqpipe %s. The same manifest and inputs give the same bytes; `%s` lists the digests of all inputs.\n\n",
                q->base.bits, q->base.group_size, GPTQPIPE_VERSION, PROVENANCE);
     card_modules(q, &b);
+    card_recipe(q, &b);
     buf_printf(&b, "\nLoads with vLLM (`vllm serve FOLDER`), GPTQModel (`GPTQModel.load`)%s, and `gptqpipe run FOLDER --prompt TEXT`.\n",
                has_overrides(q) ? "" : ", Transformers with GPTQModel (`AutoModelForCausalLM.from_pretrained`)");
     char *path = io_join(outdir, "README.md");

@@ -9,28 +9,30 @@
 #include "stages/common.h"
 #include "stages/stages.h"
 
-static const char *const setting_fields[] = {"method",        "bits",    "group_size", "sym",      "desc_act",     "act_group_aware",
-                                             "static_groups", "mse",     "damp_percent", "damp_auto_increment"};
-
 static int base_params(const struct stage_ctx *s, struct quant_params *p, struct err *e)
 {
     *p = quant_params_default();
-    for (size_t i = 0; i < sizeof setting_fields / sizeof *setting_fields; i++) {
-        const char *name = setting_fields[i];
+    p->recipe = !strcmp(param_str(s, "recipe"), "best") ? RECIPE_BEST : RECIPE_GPTQMODEL;
+    for (size_t i = 0; quant_setting_name(i); i++) {
+        const char *name = quant_setting_name(i);
         const json_t *v = param_json(s, name);
-        if (!v || (!strcmp(name, "act_group_aware") && !s->was_set(s, name)))
-            continue;
-        if (quant_params_set(p, name, v, "here", e))
+        unsigned before = p->written;
+        if (v && quant_params_set(p, name, v, "here", e))
             return param_error(s, name, ERR_MANIFEST, e, "%s", e ? e->text : "");
+        if (!s->was_set(s, name)) /* the schema's default */
+            p->written = before;
     }
     p->fallback = !strcmp(param_str(s, "fallback"), "rtn") ? FALLBACK_RTN : FALLBACK_NONE;
-    p->act_group_aware_set = s->was_set(s, "act_group_aware");
     bool asked = p->act_group_aware;
     int rc = quant_params_resolve(p, "here", e);
     if (rc)
         return param_error(s, "", ERR_MANIFEST, e, "%s", e ? e->text : "");
     if (asked && !p->act_group_aware)
         s->note(s, "%s turns act_group_aware off", p->desc_act ? "desc_act: true" : "group_size: -1");
+    struct buf parts = BUF_INIT;
+    quant_parts_text(p, &parts);
+    s->note(s, "recipe %s: %s", quant_recipe_name(p->recipe), buf_str(&parts));
+    buf_release(&parts);
     return 0;
 }
 
@@ -51,6 +53,16 @@ const struct quantize_info *quantize_info(const struct stage_ctx *s)
 const struct override_row *quantize_row(const struct quantize_info *q, int64_t layer, enum module_id m)
 {
     return &q->table.rows[layer < 0 ? q->module_count - 1 : (size_t)layer * MOD_COUNT + (size_t)m];
+}
+
+bool quantize_two_streams(const struct quantize_info *q)
+{
+    for (size_t i = 0; i < q->table.count; i++) {
+        const struct quant_params *p = &q->table.rows[i].params;
+        if (q->table.rows[i].quantized && (p->compensate > 0 || p->compensate_residual > 0 || p->output_metric != METRIC_NONE))
+            return true;
+    }
+    return false;
 }
 
 static void quantize_release(struct stage_ctx *s)
@@ -83,8 +95,12 @@ static int resolve_table(struct stage_ctx *s, struct quantize_info *q, struct er
 {
     const json_t *dynamic = param_json(s, "dynamic");
     int rc = overrides_resolve(&q->table, &q->base, dynamic, q->modules, q->module_count, e);
-    if (!rc)
+    if (!rc) { /* behind lm_head there is no residual stream to pull back and no layer to look through */
+        struct quant_params *head = &q->table.rows[q->table.count - 1].params;
+        head->compensate_residual = 0;
+        head->output_metric = METRIC_NONE;
         return 0;
+    }
     char path[512] = "dynamic";
     if (q->table.failed_pattern >= 0 && (size_t)q->table.failed_pattern < q->table.pattern_count && json_is_object(dynamic))
         snprintf(path, sizeof path, "dynamic.%s", q->table.patterns[q->table.failed_pattern]);
@@ -180,7 +196,9 @@ static void chain_digest(char prefix[65], const json_t *tensors, const char *out
     json_decref(v);
 }
 
-/* prefix_k: a digest of all that shaped the activations which enter node k: embeddings, then tensors and outputs of every layer before. */
+/* prefix_k: a digest of all that shaped the activations which enter node k: embeddings, then tensors and outputs of every layer before. The quantized stream
+ * comes from the outputs; the native one, which the recipe's corrections compare it with, from the source tensors of the same layers (norms and biases too):
+ * both are in here, and node k's own tensors stand beside it in the key. */
 static int prefix_of(const struct stage_ctx *s, const struct quantize_info *q, size_t node, char prefix[65], struct err *e)
 {
     json_t *tensors = NULL;
@@ -236,15 +254,25 @@ static int quantize_estimate(struct stage_ctx *s, size_t node, struct stage_esti
     (void)e;
     const struct quantize_info *q = s->state;
     const struct config *c = &q->model.config;
-    uint64_t K = (uint64_t)(c->intermediate > c->hidden ? c->intermediate : c->hidden), wide = (uint64_t)c->hidden * K;
+    uint64_t hidden = (uint64_t)c->hidden, inner = (uint64_t)c->intermediate, K = inner > hidden ? inner : hidden, wide = hidden * K;
+    bool compensated = false, metric = false;
+    for (size_t i = 0; i < q->table.count; i++) {
+        const struct override_row *row = &q->table.rows[i];
+        compensated |= row->quantized && (row->params.compensate > 0 || row->params.compensate_residual > 0);
+        metric |= row->quantized && row->params.output_metric != METRIC_NONE;
+    }
     /* three Hessian-sized f64 matrices, one module's weights in f32 twice, activations in memory, blocks */
     out->memory_bytes = 24 * K * K + 12 * wide + (768u << 20);
+    if (compensated) /* the cross product of native and quantized inputs, the target's correction; both f64 */
+        out->memory_bytes += 8 * K * K + 8 * wide;
+    if (metric) /* gate's and up's metric over their outputs, gathered in f64, used in f32 */
+        out->memory_bytes += 12 * inner * inner;
     return 0;
 }
 
 const struct stage_kind stage_quantize = {
     .name = "quantize",
-    .revision = 1,
+    .revision = 2, /* 2: recipe best is the default, and scales may be negative; recipe gptqmodel gives the bytes of 1 */
     .numerics = true,
     .chained = true,
     .check = quantize_check,

@@ -18,6 +18,8 @@ struct quantize_info {
 const struct quantize_info *quantize_info(const struct stage_ctx *s);
 /* Row of a module; layer -1 means lm_head. */
 const struct override_row *quantize_row(const struct quantize_info *q, int64_t layer, enum module_id m);
+/* Whether a module's settings need the native hidden stream beside the quantized one (compensate, compensate_residual, output_metric). */
+bool quantize_two_streams(const struct quantize_info *q);
 
 /* quantize_layer.c: the chain. */
 int quantize_chain_open(struct stage_ctx *s, struct run_ctx *r, void **chain, struct err *e);

@@ -1,4 +1,5 @@
-/* quantize, the chain: calibration activations walk through the layers; each layer is quantized on what the layers before it, as quantized, give. */
+/* quantize, the chain: calibration activations walk through the layers; each layer is quantized on what the layers before it, as quantized, give.
+ * Where a setting wants it, a second stream walks beside: what the source model would have had there. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,14 +26,27 @@ struct chain {
     struct walk walk; /* zeroed without calibration: only method rtn then */
 };
 
+/* The modules that share an input, hence a Hessian. */
+enum site { SITE_QKV, SITE_O, SITE_GATE_UP, SITE_DOWN, SITE_COUNT };
+static const int site_first[SITE_COUNT + 1] = {MOD_Q, MOD_O, MOD_GATE, MOD_DOWN, MOD_COUNT};
+
 /* One node's work: the layer's results as they come. */
 struct node_work {
     struct chain *c;
     struct run_ctx *r;
     int64_t layer;              /* -1: lm_head */
-    struct layer *l;            /* NULL without calibration and for lm_head */
+    struct layer *source;       /* NULL without calibration and for lm_head */
+    struct layer *l;            /* the same, its modules replaced as they are quantized: those are its own, the rest is the source's */
+    struct hessian acc[SITE_COUNT]; /* zeroed where nothing is quantized, and once used */
+    struct metric metric;       /* likewise */
     struct qmatrix q[MOD_COUNT];
     json_t *report[MOD_COUNT];
+};
+
+/* What a site's sums give the modules there; host, owned. */
+struct evidence {
+    double *h, *pairs; /* pairs: NULL without compensation */
+    bool outputs;      /* pairs are of outputs (o, down), not of inputs */
 };
 
 static int open_walk(struct chain *c, const struct fileset *files, const char *scratch, struct err *e)
@@ -41,7 +55,12 @@ static int open_walk(struct chain *c, const struct fileset *files, const char *s
     int rc = calibration_open(k, files, &c->q->model.config, e);
     if (rc)
         return rc;
-    const struct walk_input in = {.ids = k->ids, .offsets = k->offsets, .samples = k->samples, .block_rows = BLOCK_ROWS, .scratch = scratch};
+    const struct walk_input in = {.ids = k->ids,
+                                  .offsets = k->offsets,
+                                  .samples = k->samples,
+                                  .block_rows = BLOCK_ROWS,
+                                  .scratch = scratch,
+                                  .native = quantize_two_streams(c->q)};
     return walk_open(&c->walk, c->b, &c->q->model, &in, e);
 }
 
@@ -96,11 +115,18 @@ static json_t *module_report(const struct override_row *row, const struct gptq_r
     json_object_set_new(j, "damp", json_real(g->damp));
     json_object_set_new(j, "dead_columns", json_integer((json_int_t)g->dead));
     json_object_set_new(j, "tokens", json_integer((json_int_t)tokens));
+    if (quant_params_plain(&row->params))
+        return j;
+    json_object_set_new(j, "target_shift", json_real(g->target_shift));
+    json_object_set_new(j, "negative_scales", json_real(g->negative));
+    if (g->refined)
+        json_object_set_new(j, "loss_steps", json_pack("{s:f,s:f,s:f,s:f}", "loop", g->steps[0], "codes", g->steps[1], "scales", g->steps[2],
+                                                       "codes_again", g->steps[3]));
     return j;
 }
 
 /* Quantizes one module and, in a walk, puts the result in the layer's place of the source weight. */
-static int quantize_module(struct node_work *n, int m, const double *h, struct err *e)
+static int quantize_module(struct node_work *n, int m, const struct evidence *v, struct err *e)
 {
     const struct model *model = &n->c->q->model;
     const struct override_row *row = row_of(n, m);
@@ -111,13 +137,23 @@ static int quantize_module(struct node_work *n, int m, const double *h, struct e
     float *w = malloc((size_t)N * (size_t)K * sizeof *w);
     if (!w)
         return err_set(e, ERR_NOMEM, "weights of %s [%lld,%lld]", row->name, (long long)N, (long long)K);
+    float *metric = NULL;
     struct gptq_report g;
-    struct gptq_input in = {.name = row->name, .N = N, .K = K, .w = w, .h = h, .params = &row->params};
+    struct gptq_input in = {.name = row->name, .N = N, .K = K, .w = w, .params = &row->params};
+    if (v) {
+        in.h = v->h;
+        in.inputs = v->outputs || row->params.compensate == 0 ? NULL : v->pairs;
+        in.outputs = v->outputs ? v->pairs : NULL;
+    }
     int rc = model_dequant(model, n->layer, id, w, e);
     model_drop(model, n->layer, id);
+    if (!rc && n->metric.b && n->layer >= 0)
+        rc = metric_finish(&n->metric, id, &metric, e);
+    in.metric = metric;
     if (!rc)
         rc = gptq_quantize(n->c->b, &in, &n->q[m], NULL, &g, e);
     free(w);
+    free(metric);
     if (rc)
         return rc;
     n->report[m] = module_report(row, &g, n->c->walk.tokens);
@@ -127,133 +163,206 @@ static int quantize_module(struct node_work *n, int m, const double *h, struct e
         return 0;
     struct weight *quantized = NULL;
     rc = n->c->b->ops->weight_quantized(n->c->b, &n->q[m], &quantized, e);
-    if (!rc) {
-        n->c->b->ops->weight_free(n->c->b, n->l->w[m]);
+    if (!rc)
         n->l->w[m] = quantized;
-    }
     return rc;
 }
 
-/* The modules that share an input, hence a Hessian. */
-enum site { SITE_QKV, SITE_O, SITE_GATE_UP, SITE_DOWN, SITE_COUNT };
-static const int site_first[SITE_COUNT + 1] = {MOD_Q, MOD_O, MOD_GATE, MOD_DOWN, MOD_COUNT};
-
-static bool site_wanted(const struct node_work *n, enum site site)
+/* Ends an accumulator. v is the caller's to release in any case. */
+static int finish_evidence(struct hessian *acc, struct evidence *v, struct err *e)
 {
-    for (int m = site_first[site]; m < site_first[site + 1]; m++)
-        if (row_of(n, m)->quantized)
-            return true;
-    return false;
-}
-
-/* The finished Hessian in host memory (malloc'ed), the accumulator released. */
-static int finish_hessian(struct hessian *acc, double **h, struct err *e)
-{
-    int64_t K = acc->K;
-    *h = malloc((size_t)K * (size_t)K * sizeof **h);
-    int rc = *h ? hessian_finish(acc, *h, e) : err_set(e, ERR_NOMEM, "a Hessian of %lld x %lld", (long long)K, (long long)K);
+    size_t K = (size_t)acc->K, N = (size_t)acc->N;
+    v->h = malloc(K * K * sizeof *v->h);
+    v->pairs = N ? malloc(N * K * sizeof *v->pairs) : NULL;
+    int rc = v->h && (v->pairs || !N) ? hessian_finish(acc, v->h, v->pairs, e)
+                                      : err_set(e, ERR_NOMEM, "a Hessian of %lld x %lld", (long long)K, (long long)K);
     hessian_release(acc);
     return rc;
 }
 
-static int quantize_site(struct node_work *n, enum site site, struct hessian *acc, struct err *e)
+static void evidence_release(struct evidence *v)
 {
-    if (!acc)
+    free(v->h);
+    free(v->pairs);
+}
+
+static bool writes_stream(enum site site)
+{
+    return site == SITE_O || site == SITE_DOWN;
+}
+
+static int quantize_site(struct node_work *n, enum site site, struct err *e)
+{
+    if (!n->acc[site].backend)
         return 0;
-    double *h = NULL;
-    int rc = finish_hessian(acc, &h, e);
+    struct evidence v = {.outputs = writes_stream(site)};
+    int rc = finish_evidence(&n->acc[site], &v, e);
     for (int m = site_first[site]; !rc && m < site_first[site + 1]; m++)
         if (row_of(n, m)->quantized)
-            rc = quantize_module(n, m, h, e);
-    free(h);
+            rc = quantize_module(n, m, &v, e);
+    evidence_release(&v);
     return rc;
 }
 
-/* Starts a site's accumulator, or gives NULL when nothing there is quantized. */
-static int site_hessian(struct node_work *n, enum site site, struct hessian *acc, struct hessian **use, struct err *e)
+/* Starts the accumulators of the sites where something is quantized, with pairs where something there is compensated. */
+static int open_hessians(struct node_work *n, enum site first, enum site end, struct err *e)
 {
-    *use = NULL;
-    if (!site_wanted(n, site))
-        return 0;
-    int64_t N, K;
-    config_module_shape(&n->c->q->model.config, (enum module_id)site_first[site], &N, &K);
-    int rc = hessian_init(acc, n->c->b, K, e);
-    *use = rc ? NULL : acc;
-    return rc;
-}
-
-/* One site after the other, each on the outputs of those before it as quantized. */
-static int sequential(struct node_work *n, bool last, struct err *e)
-{
-    struct walk *w = &n->c->walk;
-    struct hessian acc[SITE_COUNT] = {{0}}, *use[SITE_COUNT];
     int rc = 0;
-    for (int i = 0; !rc && i < SITE_COUNT; i++) {
-        rc = site_hessian(n, (enum site)i, &acc[i], &use[i], e);
-        if (!rc && i == SITE_QKV)
-            rc = walk_attn_norm(w, n->l, use[i], e);
-        if (!rc && i == SITE_O && !(rc = walk_attention(w, n->l, e)))
-            rc = walk_o_input(w, use[i], e);
-        if (!rc && i == SITE_GATE_UP && !(rc = walk_attn_out(w, n->l, e)))
-            rc = walk_mlp_norm(w, n->l, use[i], e);
-        if (!rc && i == SITE_DOWN)
-            rc = walk_mlp_act(w, n->l, use[i], e);
-        if (!rc)
-            rc = quantize_site(n, (enum site)i, use[i], e);
+    for (int site = first; !rc && site < (int)end; site++) {
+        bool wanted = false, paired = false;
+        for (int m = site_first[site]; m < site_first[site + 1]; m++) {
+            const struct override_row *row = row_of(n, m);
+            wanted |= row->quantized;
+            paired |= row->quantized && (row->params.compensate > 0 || (writes_stream((enum site)site) && row->params.compensate_residual > 0));
+        }
+        int64_t N, K;
+        config_module_shape(&n->c->q->model.config, (enum module_id)site_first[site], &N, &K);
+        if (wanted)
+            rc = hessian_init(&n->acc[site], n->c->b, K, !paired ? 0 : writes_stream((enum site)site) ? N : K, e);
     }
-    if (!rc && !last)
-        rc = walk_mlp_out(w, n->l, e);
-    for (int i = 0; i < SITE_COUNT; i++)
-        hessian_release(&acc[i]);
     return rc;
 }
 
-/* true_sequential: false: all inputs are taken with the source weights, then the layer is walked again as quantized. */
-static int all_at_once(struct node_work *n, bool last, struct err *e)
+static struct hessian *acc_of(struct node_work *n, enum site site)
+{
+    return n->acc[site].backend ? &n->acc[site] : NULL;
+}
+
+static struct walk_pair pair_of(const struct node_work *n, enum module_id m)
+{
+    const struct quant_params *p = &row_of(n, (int)m)->params;
+    return (struct walk_pair){.own = p->compensate, .residual = p->compensate_residual, .bias = n->source->bias[m]};
+}
+
+/* The native stream through one half of the layer, and what it tells of the half's modules first..end. */
+static int native_half(struct node_work *n, int first, int end, struct err *e)
 {
     struct walk *w = &n->c->walk;
-    struct hessian acc[SITE_COUNT] = {{0}}, *use[SITE_COUNT] = {NULL};
-    int rc = walk_save(w, e);
-    for (int i = 0; !rc && i < SITE_COUNT; i++)
-        rc = site_hessian(n, (enum site)i, &acc[i], &use[i], e);
+    if (!w->in.native)
+        return 0;
+    bool wanted[MOD_COUNT] = {false}, any = false;
+    for (int m = first; m < end; m++) {
+        const struct override_row *row = row_of(n, m);
+        wanted[m] = row->quantized && row->params.method == QUANT_GPTQ && row->params.output_metric == METRIC_LOCAL;
+        any |= wanted[m] && m != MOD_O && m != MOD_DOWN;
+    }
+    int rc = any ? metric_open(&n->metric, n->c->b, &n->c->q->model, n->layer, wanted, w->tokens, w->longest, e) : 0;
+    if (rc)
+        return rc;
+    struct metric *metric = any ? &n->metric : NULL;
+    return first == MOD_Q ? walk_native_attention(w, n->source, metric, e) : walk_native_mlp(w, n->source, metric, e);
+}
+
+static int quantize_sites(struct node_work *n, enum site first, enum site second, struct err *e)
+{
+    int rc = quantize_site(n, first, e);
+    return rc ? rc : quantize_site(n, second, e);
+}
+
+/* Each half: native stream, inputs of the first site, what it puts out, inputs of the second. With `now` a site is quantized as soon as its Hessian is there and
+ * the rest of the half sees it so; else both at the end. */
+static int attention_half(struct node_work *n, bool now, struct err *e)
+{
+    struct walk *w = &n->c->walk;
+    const struct walk_pair pair = pair_of(n, MOD_O);
+    int rc = native_half(n, MOD_Q, MOD_GATE, e);
     if (!rc)
-        rc = walk_attn_norm(w, n->l, use[SITE_QKV], e);
+        rc = open_hessians(n, SITE_QKV, SITE_GATE_UP, e);
+    if (!rc)
+        rc = walk_attn_norm(w, n->l, acc_of(n, SITE_QKV), e);
+    if (!rc && now)
+        rc = quantize_site(n, SITE_QKV, e);
     if (!rc)
         rc = walk_attention(w, n->l, e);
     if (!rc)
-        rc = walk_o_input(w, use[SITE_O], e);
+        rc = walk_o_input(w, acc_of(n, SITE_O), &pair, e);
+    if (!rc && now)
+        rc = quantize_site(n, SITE_O, e);
     if (!rc)
         rc = walk_attn_out(w, n->l, e);
+    if (!rc && w->in.native)
+        rc = walk_native_advance(w, e);
+    if (!rc && !now)
+        rc = quantize_sites(n, SITE_QKV, SITE_O, e);
+    metric_close(&n->metric);
+    return rc;
+}
+
+static int mlp_half(struct node_work *n, bool now, struct err *e)
+{
+    struct walk *w = &n->c->walk;
+    const struct walk_pair pair = pair_of(n, MOD_DOWN);
+    int rc = native_half(n, MOD_GATE, MOD_COUNT, e);
     if (!rc)
-        rc = walk_mlp_norm(w, n->l, use[SITE_GATE_UP], e);
+        rc = open_hessians(n, SITE_GATE_UP, SITE_COUNT, e);
     if (!rc)
-        rc = walk_mlp_act(w, n->l, use[SITE_DOWN], e);
-    for (int i = 0; !rc && i < SITE_COUNT; i++)
-        rc = quantize_site(n, (enum site)i, use[i], e);
+        rc = walk_mlp_norm(w, n->l, acc_of(n, SITE_GATE_UP), e);
+    if (!rc && now)
+        rc = quantize_site(n, SITE_GATE_UP, e);
     if (!rc)
+        rc = walk_mlp_act(w, n->l, acc_of(n, SITE_DOWN), &pair, e);
+    if (!rc)
+        rc = now ? quantize_site(n, SITE_DOWN, e) : quantize_sites(n, SITE_GATE_UP, SITE_DOWN, e);
+    metric_close(&n->metric);
+    return rc;
+}
+
+/* true_sequential: every site on the outputs of those before it as quantized. Else a half's inputs are all taken with the source weights, and the layer is walked
+ * again as quantized. Nothing walks behind the last node. */
+static int quantize_layer(struct node_work *n, bool now, bool last, struct err *e)
+{
+    struct walk *w = &n->c->walk;
+    int rc = now ? 0 : walk_save(w, e);
+    if (!rc)
+        rc = attention_half(n, now, e);
+    if (!rc)
+        rc = mlp_half(n, now, e);
+    if (!rc && !now)
         rc = walk_restore(w, e);
     if (!rc && !last)
-        rc = walk_layer(w, n->l, e);
-    for (int i = 0; i < SITE_COUNT; i++)
-        hessian_release(&acc[i]);
+        rc = now ? walk_mlp_out(w, n->l, e) : walk_layer(w, n->l, e);
+    if (!rc && !last && w->in.native)
+        rc = walk_native_advance(w, e);
+    for (int site = 0; site < SITE_COUNT; site++)
+        hessian_release(&n->acc[site]);
+    return rc;
+}
+
+/* Loads the layer and lends its weights to the copy in which they are replaced. */
+static int quantize_loaded(struct node_work *n, bool now, bool last, struct err *e)
+{
+    struct walk *w = &n->c->walk;
+    struct layer source, l;
+    int rc = layer_load(&source, &w->env, &n->c->q->model, n->layer, e);
+    if (rc)
+        return rc;
+    l = source;
+    n->source = &source;
+    n->l = &l;
+    rc = quantize_layer(n, now, last, e);
+    for (int m = 0; m < MOD_COUNT; m++)
+        if (l.w[m] != source.w[m])
+            w->b->ops->weight_free(w->b, l.w[m]);
+    layer_free(&source, &w->env);
     return rc;
 }
 
 static int quantize_head(struct node_work *n, struct err *e)
 {
-    struct hessian acc = {0};
-    double *h = NULL;
     int rc = 0;
-    if (n->c->walk.b) {
-        rc = hessian_init(&acc, n->c->b, n->c->q->model.config.hidden, e);
-        if (!rc)
-            rc = walk_head_input(&n->c->walk, &acc, e);
-        if (!rc)
-            rc = finish_hessian(&acc, &h, e);
-    }
+    if (!n->c->walk.b)
+        return quantize_module(n, 0, NULL, e);
+    struct hessian acc = {0};
+    struct evidence v = {.h = NULL};
+    int64_t K = n->c->q->model.config.hidden;
+    rc = hessian_init(&acc, n->c->b, K, row_of(n, 0)->params.compensate > 0 ? K : 0, e);
     if (!rc)
-        rc = quantize_module(n, 0, h, e);
-    free(h);
+        rc = walk_head_input(&n->c->walk, &acc, e);
+    if (!rc)
+        rc = finish_evidence(&acc, &v, e);
+    if (!rc)
+        rc = quantize_module(n, 0, &v, e);
+    evidence_release(&v);
     hessian_release(&acc);
     return rc;
 }
@@ -316,20 +425,15 @@ int quantize_run(struct stage_ctx *s, struct run_ctx *r, size_t node, void *chai
     struct chain *c = chain;
     bool head = node == (size_t)c->q->model.config.layers, last = node + 1 == s->node_count;
     struct node_work n = {.c = c, .r = r, .layer = head ? -1 : (int64_t)node};
-    struct layer layer;
+    bool now = param_bool(s, "true_sequential");
     int rc = 0;
-    begin_progress(c, r, head ? 1 : param_bool(s, "true_sequential") ? 7 : 11);
+    begin_progress(c, r, head ? 1 : (now ? 7 : 11) + (c->walk.in.native ? 2 : 0));
     if (head) {
         rc = quantize_head(&n, e);
     } else if (!c->walk.b) {
         rc = round_layer(&n, e);
     } else {
-        rc = layer_load(&layer, &c->walk.env, &c->q->model, n.layer, e);
-        if (!rc) {
-            n.l = &layer;
-            rc = param_bool(s, "true_sequential") ? sequential(&n, last, e) : all_at_once(&n, last, e);
-            layer_free(&layer, &c->walk.env);
-        }
+        rc = quantize_loaded(&n, now, last, e);
     }
     if (!rc)
         rc = write_outputs(&n, s->nodes[node].name, outdir, e);
@@ -377,11 +481,14 @@ int quantize_replay(struct stage_ctx *s, struct run_ctx *r, size_t node, void *c
     struct layer layer;
     if (!c->walk.b)
         return 0;
-    begin_progress(c, r, 4);
+    begin_progress(c, r, c->walk.in.native ? 8 : 4);
     int rc = layer_load(&layer, &c->walk.env, &c->q->model, (int64_t)node, e);
     if (rc)
         return err_wrap(e, "stage '%s'", s->name);
-    rc = load_quantized(c, &layer, &s->nodes[node].outputs, s->nodes[node].name, e);
+    if (c->walk.in.native)
+        rc = walk_native_layer(&c->walk, &layer, e);
+    if (!rc)
+        rc = load_quantized(c, &layer, &s->nodes[node].outputs, s->nodes[node].name, e);
     if (!rc)
         rc = walk_layer(&c->walk, &layer, e);
     layer_free(&layer, &c->walk.env);

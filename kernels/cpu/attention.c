@@ -1,13 +1,8 @@
 /* Attention over a KV cache. A unit of work is a block of up to ATTN_ROWS query rows of one kv head of one segment, a row being a pair (position, query
  * head of the group). All scores of a block are kept: the maximum is exact before the first exp, so a row's result cannot depend on how it is cut. */
+#include "kernels/cpu/softmax.h"
 #include "kernels/cpu/split.h"
 #include "kernels/cpu/tile.h"
-#include "kernels/cpu/vmath.h"
-
-static int64_t round16(int64_t n)
-{
-    return (n + 15) & ~(int64_t)15;
-}
 
 static float *keys_of(const struct kv_cache *kv, int layer, int head)
 {
@@ -81,35 +76,6 @@ static void score(struct block *b)
     }
 }
 
-static int clamp16(int64_t n)
-{
-    return n < 0 ? 0 : n > 16 ? 16 : (int)n;
-}
-
-/* Scores of a row to exp(score * scale - max) where the row sees the position, +0 elsewhere. Returns the sum. */
-static float softmax_row(const struct block *b, int r)
-{
-    const v16 scale = v16_set1(b->a->scale), none = v16_set1(-HUGE_VALF);
-    float *s = b->scores + r * b->ld;
-    int64_t from = row_start(b, r) - b->base, to = row_pos(b, r) + 1 - b->base;
-    v16 most = none;
-    for (int64_t i = 0; i < b->ld; i += PANEL) {
-        v16 x = v16_mul(v16_load(s + i), scale);
-        v16_store(s + i, x);
-        x = v16_select(v16m_first(clamp16(from - i)), none, v16_keep_n(x, clamp16(to - i), none));
-        most = v16_max(most, x);
-    }
-    const v16 max = v16_set1(v16_max_all(most));
-    v16 sum = v16_zero();
-    for (int64_t i = 0; i < b->ld; i += PANEL) {
-        v16 p = v16_exp(v16_sub(v16_load(s + i), max));
-        p = v16_select(v16m_first(clamp16(from - i)), v16_zero(), v16_keep_n(p, clamp16(to - i), v16_zero()));
-        v16_store(s + i, p);
-        sum = v16_add(sum, p);
-    }
-    return v16_sum(sum);
-}
-
 /* out += p V over positions from..to-1 (from base) for rows r..r + rows - 1. */
 static void weigh(const struct block *b, int r, int rows, int64_t from, int64_t to, bool fresh)
 {
@@ -134,7 +100,7 @@ static void attend(struct block *b)
     float sums[ATTN_ROWS];
     score(b);
     for (int r = 0; r < b->count; r++)
-        sums[r] = softmax_row(b, r);
+        sums[r] = softmax_row(b->scores + r * b->ld, b->ld, row_start(b, r) - b->base, row_pos(b, r) + 1 - b->base, b->a->scale);
     /* Together as far as the first row sees; what a later row sees beyond that it adds alone, so no row passes over positions that are not its own.
      * (Positions before its window weigh +0, which leaves its +0 as it is.) */
     int64_t common = row_pos(b, 0) + 1 - b->base;

@@ -52,7 +52,7 @@ struct embed_args {
 };
 
 struct rmsnorm_args {
-    float *y;
+    float *y; /* rmsnorm_back: dy, and dx after */
     const float *x, *w;
     int64_t M, K;
     float eps;
@@ -84,6 +84,22 @@ struct attention_job {
     int lanes;
 };
 
+enum { ATTN_BACK_ROWS = 24 }; /* query rows worked on together */
+/* scratch and lanes as in attention_job. Of the longest sequence an area holds keys and values by panels, keys, dk and dv by rows, and of
+ * ATTN_BACK_ROWS query rows q, dy, dq and two rows of scores. Heads divide, offsets ascend from 0. */
+struct attention_back_job {
+    const struct attn_back_args *a;
+    float *scratch;
+    size_t lane_floats;
+    int lanes;
+};
+
+struct cross_args {
+    double *c;
+    const float *a, *x;
+    int64_t lda, Ka, ldx, Kb, M, row0;
+};
+
 struct logits_args {
     const float *logits, *ref; /* ref: kl only */
     int64_t M, V;
@@ -96,15 +112,21 @@ struct logits_args {
 typedef void linear_fn(const struct parallel *par, const struct linear_args *a);
 typedef void embed_fn(const struct parallel *par, const struct embed_args *a);
 typedef void rmsnorm_fn(const struct parallel *par, const struct rmsnorm_args *a);
+typedef void rmsnorm_back_fn(const struct parallel *par, const struct rmsnorm_args *a);
 typedef void rope_fn(const struct parallel *par, const struct rope_args *a);
 typedef void silu_mul_fn(const struct parallel *par, float *y, const float *gate, const float *up, int64_t n);
+typedef void silu_back_fn(const struct parallel *par, float *gate, float *up, int64_t n);
 typedef void add_fn(const struct parallel *par, float *y, const float *x, int64_t n);
+typedef void mix_fn(const struct parallel *par, float *y, float p, const float *x, float q, int64_t n);
 typedef void attention_fn(const struct parallel *par, const struct attention_job *j);
+typedef void attention_back_fn(const struct parallel *par, const struct attention_back_job *j);
 typedef void nll_fn(const struct parallel *par, const struct logits_args *a);
 typedef void kl_fn(const struct parallel *par, const struct logits_args *a);
 typedef int hessian_fn(const struct parallel *par, double *h, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t row0, struct err *e);
+typedef int cross_fn(const struct parallel *par, const struct cross_args *a, struct err *e);
 typedef int factor_fn(const struct parallel *par, double *h, float *u, int64_t K, int64_t *bad_pivot, struct err *e);
 typedef int gptq_fn(const struct parallel *par, const struct gptq_args *a, struct err *e);
+typedef int refine_fn(const struct parallel *par, struct refine_args *a, struct err *e);
 typedef int fit_fn(const struct parallel *par, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales,
                    uint8_t *zeros, struct err *e);
 typedef int quad_form_fn(const struct parallel *par, const float *e_nk, const double *h, int64_t N, int64_t K, double *out, struct err *e);
@@ -136,7 +158,7 @@ struct cpu_state {
     enum isa isa;
     const struct cpu_kernels *kernels;
     _Atomic uint64_t calls[CPU_KERNEL_COUNT];
-    float *scratch; /* attention's, grown on demand */
+    float *scratch; /* attention's and attention_back's, grown on demand */
     size_t scratch_floats;
 };
 

@@ -3,30 +3,28 @@
  * still is one chain of w = fma(-err_i, U[i][j], w) over i upwards, so neither the block nor the tiles show in the bits. */
 #include <stdatomic.h>
 
-#include "kernels/cpu/grid_fit.h"
+#include "kernels/cpu/group_search.h"
 #include "kernels/cpu/quant_ops.h"
 
-/* UCOLS columns of U are packed side by side for the broadcasts. */
-enum { BLOCK = 128, UCOLS = 8 };
-/* Register tile of the pass: COLS broadcasts by VECS vectors of 16 rows; COLS divides UCOLS, VECS divides GRID_ROWS / 16. */
-#if defined __AVX512F__
-enum { COLS = 8, VECS = 3 };
-#elif defined __AVX2__
-enum { COLS = 4, VECS = 1 };
-#else
-enum { COLS = 2, VECS = 1 };
-#endif
+enum { BLOCK = 128 };
 
 struct block {
     int64_t i1, i2;      /* its columns */
     const float *packed; /* U[i1..i2][i2..K) as [panel of UCOLS][i2 - i1][UCOLS]; NULL when nothing follows */
 };
 
+/* Columns of one group, for GRID_GPTQ. */
+struct run {
+    int64_t first, n;
+    const float *packed; /* search_pack's */
+};
+
 struct loop {
     const struct gptq_args *a;
     struct block *blocks;
-    int64_t count;
-    float *packed;
+    struct run *runs;
+    int64_t count, run_count;
+    float *packed, *search;
     atomic_int failed;
 };
 
@@ -69,6 +67,37 @@ static int plan_blocks(struct loop *l, struct err *e)
     return 0;
 }
 
+static int plan_search(struct loop *l, struct err *e)
+{
+    const struct gptq_args *a = l->a;
+    size_t floats = 0;
+    if (a->fixed || a->grid.search != GRID_GPTQ)
+        return 0;
+    l->runs = scratch_alloc((size_t)a->K * sizeof *l->runs);
+    if (!l->runs)
+        return err_set(e, ERR_NOMEM, "gptq: no memory for %lld groups", (long long)a->G);
+    for (int64_t i = 0, n; i < a->K; i += n) {
+        for (n = 1; i + n < a->K && a->group[i + n] == a->group[i];)
+            n++;
+        l->runs[l->run_count++] = (struct run){.first = i, .n = n};
+        floats += search_floats(n);
+    }
+    l->search = scratch_alloc(floats * sizeof(float));
+    if (!l->search)
+        return err_set(e, ERR_NOMEM, "gptq: no memory for %zu bytes of scratch", floats * sizeof(float));
+    float *at = l->search;
+    for (int64_t r = 0; r < l->run_count; at += search_floats(l->runs[r++].n))
+        l->runs[r].packed = at;
+    return 0;
+}
+
+static void pack_run(void *arg, size_t r)
+{
+    const struct loop *l = arg;
+    const struct run *run = &l->runs[r];
+    search_pack(l->search + (run->packed - l->search), l->a->u + run->first * l->a->K + run->first, l->a->K, run->n);
+}
+
 static void pack_block(void *arg, size_t b)
 {
     const struct loop *l = arg;
@@ -87,13 +116,20 @@ struct work {
     uint8_t codes[BLOCK * GRID_ROWS] __attribute__((aligned(64)));
     double loss[GRID_ROWS] __attribute__((aligned(64)));
     struct grid_rows grid;
-    int64_t n0;
+    int64_t n0, run; /* its first row; groups entered so far */
 };
 
 /* The group's grid at column i, its first: fitted on the columns to come, or read. */
-static void enter_group(const struct gptq_args *a, struct work *t, int64_t i)
+static void enter_group(const struct loop *l, struct work *t, int64_t i)
 {
+    const struct gptq_args *a = l->a;
     int64_t at = a->group[i] * a->N, n = 1;
+    if (l->runs) {
+        const struct run *run = &l->runs[t->run++];
+        group_search(t->w + i * GRID_ROWS, run->n, run->packed, &a->grid, &t->grid);
+        grid_store(&t->grid, t->n0, a->N, a->scales + at, a->zeros + at);
+        return;
+    }
     if (!a->fixed) {
         while (i + n < a->K && a->group[i + n] == a->group[i])
             n++;
@@ -125,46 +161,13 @@ static void quantize_column(const struct gptq_args *a, struct work *t, int64_t i
     }
 }
 
-/* w[c][...] += sum over the block's columns i of u[i][c] * err[i][...], for COLS columns c. */
-SIMD_INLINE void correct_tile(float *w, const float *u, const float *err, int64_t n)
-{
-    v16 acc[COLS][VECS];
-    SIMD_UNROLL
-    for (int c = 0; c < COLS; c++) {
-        SIMD_UNROLL
-        for (int v = 0; v < VECS; v++)
-            acc[c][v] = v16_load(w + c * GRID_ROWS + 16 * v);
-    }
-    for (int64_t i = 0; i < n; i++) {
-        v16 y[VECS];
-        SIMD_UNROLL
-        for (int v = 0; v < VECS; v++)
-            y[v] = v16_load(err + i * GRID_ROWS + 16 * v);
-        SIMD_UNROLL
-        for (int c = 0; c < COLS; c++) {
-            v16 x = v16_set1(u[i * UCOLS + c]);
-            SIMD_UNROLL
-            for (int v = 0; v < VECS; v++)
-                acc[c][v] = v16_fma(y[v], x, acc[c][v]);
-        }
-    }
-    SIMD_UNROLL
-    for (int c = 0; c < COLS; c++) {
-        SIMD_UNROLL
-        for (int v = 0; v < VECS; v++)
-            v16_store(w + c * GRID_ROWS + 16 * v, acc[c][v]);
-    }
-}
-
 /* The columns behind the block. The tile has room for UCOLS columns beyond K. */
 static void correct_rest(const struct gptq_args *a, struct work *t, const struct block *k)
 {
     int64_t n = k->i2 - k->i1;
     const float *u = k->packed;
     for (int64_t j = k->i2; j < a->K; j += UCOLS, u += n * UCOLS)
-        for (int c = 0; c < UCOLS; c += COLS)
-            for (int r = 0; r < GRID_ROWS; r += 16 * VECS)
-                correct_tile(t->w + (j + c) * GRID_ROWS + r, u + c, t->err + r, n);
+        correct_panel(t->w + j * GRID_ROWS, GRID_ROWS, u, t->err, GRID_ROWS, n);
 }
 
 static void correct_block(const struct gptq_args *a, struct work *t, const struct block *k, int64_t i)
@@ -204,6 +207,7 @@ static void quantize_rows(void *arg, size_t task)
     }
     t->w = w;
     t->n0 = (int64_t)task * GRID_ROWS;
+    t->run = 0;
     memset(t->loss, 0, sizeof t->loss);
     grid_load_tile(w, a->w, a->K, t->n0, a->N, a->K);
     memset(w + a->K * GRID_ROWS, 0, UCOLS * GRID_ROWS * sizeof *w);
@@ -211,7 +215,7 @@ static void quantize_rows(void *arg, size_t task)
         const struct block *k = &l->blocks[b];
         for (int64_t i = k->i1; i < k->i2; i++) {
             if (i == 0 || a->group[i] != a->group[i - 1])
-                enter_group(a, t, i);
+                enter_group(l, t, i);
             quantize_column(a, t, i, i - k->i1);
             if (a->u)
                 correct_block(a, t, k, i);
@@ -231,13 +235,18 @@ int FN(gptq_f32)(const struct parallel *par, const struct gptq_args *a, struct e
 {
     struct loop l = {.a = a};
     int rc = plan_blocks(&l, e);
+    if (!rc)
+        rc = plan_search(&l, e);
     if (!rc) {
         if (a->u)
             par->run(par->ctx, (size_t)l.count, pack_block, &l);
+        par->run(par->ctx, (size_t)l.run_count, pack_run, &l);
         par->run(par->ctx, (size_t)((a->N + GRID_ROWS - 1) / GRID_ROWS), quantize_rows, &l);
         if (l.failed)
             rc = err_set(e, ERR_NOMEM, "gptq: no memory for tiles of %lld columns", (long long)a->K);
     }
+    free(l.search);
+    free(l.runs);
     free(l.packed);
     free(l.blocks);
     return rc;

@@ -3,7 +3,7 @@
  * A tile holds columns one after the other, GRID_ROWS rows each, so that a lane is a row (an output). Per row, as GPTQModel does it
  * (ModelCloud/GPTQModel@f4c327a17:gptqmodel/quantization/quantizer.py find_params):
  *   lo = min(0, min w), hi = max(0, max w); sym: hi = max(-lo, hi), and lo = -hi where lo < 0 (a row without negative weights keeps lo =
- * 0); both 0: -1, 1 scale = (hi - lo) / maxq; zero = (maxq + 1) / 2 when sym, else round(-lo / scale) mse > 0: the best of the ranges p *
+ * 0); both 0: -1, 1 scale = (hi - lo) / maxq; zero = (maxq + 1) / 2 when sym, else round(-lo / scale) GRID_MSE: the best of the ranges p *
  * lo .. p * hi, p = 1 - i / 100, i = 0..79, by sum |w_hat - w|^mse, the first of equals and what is ours: a scale is rounded to f16 and
  * kept in its normal range before anything uses it, so candidates are judged by what is stored; an asymmetric zero lies in 1..maxq; where
  * it would be 0 the scale becomes hi / (maxq - 1), which keeps hi on the grid. */
@@ -24,23 +24,32 @@ struct grid_rows {
     float zero[GRID_ROWS] __attribute__((aligned(64)));
 };
 
-SIMD_INLINE v16 grid_f16_scale(v16 s)
+/* s > 0 rounded to a normal f16 number, for SCALE_BF16 to one of eight significant bits, which bf16 holds too (Veltkamp's split: no overflow below 2^111). */
+SIMD_INLINE v16 grid_round_scale(v16 s, enum scale_dtype dtype)
 {
-    return v16_min(v16_max(v16_round_f16(v16_min(s, v16_set1(65504.0f))), v16_set1(0x1p-14f)), v16_set1(65504.0f));
+    v16 highest = v16_set1(dtype == SCALE_BF16 ? 65280.0f : 65504.0f);
+    s = v16_min(s, highest);
+    if (dtype == SCALE_BF16) {
+        v16 wide = v16_mul(s, v16_set1(65537.0f));
+        s = v16_sub(wide, v16_sub(wide, s));
+    } else {
+        s = v16_round_f16(s);
+    }
+    return v16_min(v16_max(s, v16_set1(0x1p-14f)), highest);
 }
 
 /* Scale and zero of the range lo..hi. */
 SIMD_INLINE void grid_of_range(v16 lo, v16 hi, const struct quant_grid *g, v16 *scale, v16 *zero)
 {
     float maxq = (float)((1 << g->bits) - 1);
-    *scale = grid_f16_scale(v16_div(v16_sub(hi, lo), v16_set1(maxq)));
+    *scale = grid_round_scale(v16_div(v16_sub(hi, lo), v16_set1(maxq)), g->dtype);
     if (g->sym) {
         *zero = v16_set1((maxq + 1) / 2);
         return;
     }
     v16 z = v16_min(v16_rint(v16_div(v16_neg(lo), *scale)), v16_set1(maxq)), one = v16_set1(1);
     v16m none = v16_lt(z, one);
-    v16 wider = grid_f16_scale(v16_max(*scale, v16_div(hi, v16_set1(maxq - 1))));
+    v16 wider = grid_round_scale(v16_max(*scale, v16_div(hi, v16_set1(maxq - 1))), g->dtype);
     *scale = v16_select(none, wider, *scale);
     *zero = v16_max(z, one);
 }
@@ -65,17 +74,19 @@ SIMD_INLINE v16 grid_error(const float *w, int64_t n, v16 scale, v16 zero, v16 u
     return sum;
 }
 
-/* The search of mse > 0. scale and zero hold the full range's and become the best. With two bits and a free zero point its neighbours are
- * tried too. */
+/* GRID_MSE. scale and zero hold the full range's and become the best. With two bits and a free zero point its neighbours are tried too, with
+ * signed_scales the negative scale. */
 SIMD_INLINE void grid_search(const float *w, int64_t n, v16 lo, v16 hi, const struct quant_grid *g, v16 *scale, v16 *zero)
 {
     v16 maxq = v16_set1((float)((1 << g->bits) - 1)), one = v16_set1(1), unit = v16_div(one, v16_sub(hi, lo)), best = v16_set1(INFINITY);
-    int shifts = g->bits == 2 && !g->sym ? 3 : 1;
+    int shifts = g->signed_scales ? 2 : g->bits == 2 && !g->sym ? 3 : 1;
     for (int i = 0; i < GRID_STEPS; i++) {
         v16 p = v16_set1((float)(1 - i / 100.0)), s, z0;
         grid_of_range(v16_mul(p, lo), v16_mul(p, hi), g, &s, &z0);
         for (int shift = 0; shift < shifts; shift++) {
-            v16 z = v16_max(v16_min(v16_add(z0, v16_set1(shift == 2 ? -1.0f : (float)shift)), maxq), one);
+            if (g->signed_scales && shift)
+                s = v16_neg(s);
+            v16 z = g->signed_scales ? z0 : v16_max(v16_min(v16_add(z0, v16_set1(shift == 2 ? -1.0f : (float)shift)), maxq), one);
             v16 error = grid_error(w, n, s, z, unit, g);
             v16m better = v16_lt(error, best);
             best = v16_select(better, error, best);
@@ -85,25 +96,37 @@ SIMD_INLINE void grid_search(const float *w, int64_t n, v16 lo, v16 hi, const st
     }
 }
 
-/* Fits all rows of a tile: n columns at w [n][GRID_ROWS]. */
+/* The range that holds the n columns at w and zero; sym: as wide on both sides. Never empty. */
+SIMD_INLINE void grid_range(const float *w, int64_t n, bool sym, v16 *lo, v16 *hi)
+{
+    v16 none = v16_zero();
+    *lo = *hi = none;
+    for (int64_t k = 0; k < n; k++) {
+        v16 x = v16_load(w + k * GRID_ROWS);
+        *lo = v16_min(*lo, x);
+        *hi = v16_max(*hi, x);
+    }
+    if (sym) {
+        *hi = v16_max(v16_neg(*lo), *hi);
+        *lo = v16_neg(*hi);
+    }
+    v16m empty = v16m_and(v16_eq(*lo, none), v16_eq(*hi, none));
+    *lo = v16_select(empty, v16_set1(-1), *lo);
+    *hi = v16_select(empty, v16_set1(1), *hi);
+}
+
+/* Fits all rows of a tile by GRID_MINMAX or GRID_MSE: n columns at w [n][GRID_ROWS]. */
 static inline void grid_fit(const float *w, int64_t n, const struct quant_grid *g, struct grid_rows *out)
 {
     for (int r = 0; r < GRID_ROWS; r += 16) {
-        v16 lo = v16_zero(), hi = v16_zero(), none = v16_zero(), scale, zero;
-        for (int64_t k = 0; k < n; k++) {
-            v16 x = v16_load(w + k * GRID_ROWS + r);
-            lo = v16_min(lo, x);
-            hi = v16_max(hi, x);
-        }
-        if (g->sym) {
+        v16 lo, hi, scale, zero;
+        grid_range(w + r, n, g->sym && g->signed_scales, &lo, &hi);
+        if (g->sym && !g->signed_scales) { /* as GPTQModel: a row without negative weights keeps lo = 0 */
             hi = v16_max(v16_neg(lo), hi);
-            lo = v16_select(v16_lt(lo, none), v16_neg(hi), lo);
+            lo = v16_select(v16_lt(lo, v16_zero()), v16_neg(hi), lo);
         }
-        v16m empty = v16m_and(v16_eq(lo, none), v16_eq(hi, none));
-        lo = v16_select(empty, v16_set1(-1), lo);
-        hi = v16_select(empty, v16_set1(1), hi);
         grid_of_range(lo, hi, g, &scale, &zero);
-        if (g->mse > 0)
+        if (g->search == GRID_MSE)
             grid_search(w + r, n, lo, hi, g, &scale, &zero);
         v16_store(out->scale + r, scale);
         v16_store(out->zero + r, zero);

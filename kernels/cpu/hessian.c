@@ -1,8 +1,9 @@
-/* h += x^T x over absolute blocks of HESSIAN_BLOCK_ROWS rows: f32 chains inside a block, f64 across blocks.
+/* h += x^T x and c += a^T x over absolute blocks of HESSIAN_BLOCK_ROWS rows: f32 chains inside a block, f64 across blocks.
  *
- * A GEMM whose operands are both x: the rows of up to PASS_BLOCKS blocks are packed into panels of WIDTH columns
- * ([block][panel][row][WIDTH]); a task owns one panel of columns j and walks the panels of rows i above it. The chain of an element runs
- * over the rows of the block in order, whatever the tiling, so tiles may differ between instruction sets. */
+ * The rows of up to PASS_BLOCKS blocks of both operands are packed into panels of WIDTH columns ([block][panel][row][WIDTH]); a task owns one
+ * panel of the right operand, columns j of the result, and walks the panels of the left one, its rows i. The hessian is the case of one
+ * operand on both sides, of which only what lies on or above the diagonal is made. The chain of an element runs over the rows of the block in
+ * order, whatever the tiling, so tiles may differ between instruction sets. */
 #include "kernels/cpu/quant_ops.h"
 
 enum { WIDTH = 48, PASS_BLOCKS = 4, CHUNK = 32 };
@@ -15,32 +16,47 @@ enum { ROWS = 6, VECS = 1 }; /* a v16 is two registers: 12 accumulators of 16 */
 enum { ROWS = 2, VECS = 1 };
 #endif
 
-struct pass {
-    double *h;
+/* One side of the product: `rows` rows of K columns of the pass at hand. */
+struct operand {
     const float *x;
-    int64_t ldx, M, K, panels;
+    int64_t ldx, K, panels, rows;
     float *packed;
 };
 
-static int64_t rows_of_block(const struct pass *p, int64_t block)
+struct pass {
+    double *out; /* [left->K, right->K] */
+    const struct operand *left, *right;
+};
+
+static int64_t panels_of(int64_t K)
 {
-    int64_t left = p->M - block * HESSIAN_BLOCK_ROWS;
+    return (K + WIDTH - 1) / WIDTH;
+}
+
+static int64_t blocks_of(int64_t rows)
+{
+    return (rows + HESSIAN_BLOCK_ROWS - 1) / HESSIAN_BLOCK_ROWS;
+}
+
+static int64_t rows_of_block(const struct operand *o, int64_t block)
+{
+    int64_t left = o->rows - block * HESSIAN_BLOCK_ROWS;
     return left < HESSIAN_BLOCK_ROWS ? left : HESSIAN_BLOCK_ROWS;
 }
 
-static float *panel_at(const struct pass *p, int64_t block, int64_t panel)
+static float *panel_at(const struct operand *o, int64_t block, int64_t panel)
 {
-    return p->packed + (block * p->panels + panel) * HESSIAN_BLOCK_ROWS * WIDTH;
+    return o->packed + (block * o->panels + panel) * HESSIAN_BLOCK_ROWS * WIDTH;
 }
 
 static void pack(void *arg, size_t i)
 {
-    const struct pass *p = arg;
-    int64_t block = (int64_t)i / p->panels, panel = (int64_t)i % p->panels, j0 = panel * WIDTH;
-    int64_t n = p->K - j0 < WIDTH ? p->K - j0 : WIDTH;
-    const float *from = p->x + block * HESSIAN_BLOCK_ROWS * p->ldx + j0;
-    float *to = panel_at(p, block, panel);
-    for (int64_t t = 0; t < rows_of_block(p, block); t++, from += p->ldx, to += WIDTH) {
+    const struct operand *o = arg;
+    int64_t block = (int64_t)i / o->panels, panel = (int64_t)i % o->panels, j0 = panel * WIDTH;
+    int64_t n = o->K - j0 < WIDTH ? o->K - j0 : WIDTH;
+    const float *from = o->x + block * HESSIAN_BLOCK_ROWS * o->ldx + j0;
+    float *to = panel_at(o, block, panel);
+    for (int64_t t = 0; t < rows_of_block(o, block); t++, from += o->ldx, to += WIDTH) {
         memcpy(to, from, (size_t)n * sizeof *to);
         memset(to + n, 0, (size_t)(WIDTH - n) * sizeof *to);
     }
@@ -89,50 +105,70 @@ static void multiply_panels(const float *a, const float *b, int64_t rows, float 
     }
 }
 
-/* h += sums at (i0, j0), for the part that lies on or above the diagonal and inside the matrix. */
+/* out += sums at (i0, j0), for the part that lies inside the matrix and, in a hessian, on or above the diagonal. */
 static void add_sums(const struct pass *p, int64_t i0, int64_t j0, const float *sums)
 {
-    for (int64_t i = i0; i < i0 + WIDTH && i < p->K; i++, sums += WIDTH) {
-        double *h = p->h + i * p->K + j0;
-        int64_t end = p->K - j0 < WIDTH ? p->K - j0 : WIDTH;
-        for (int64_t j = i > j0 ? i - j0 : 0; j < end; j++)
-            h[j] += (double)sums[j];
+    const int64_t columns = p->right->K, end = columns - j0 < WIDTH ? columns - j0 : WIDTH;
+    for (int64_t i = i0; i < i0 + WIDTH && i < p->left->K; i++, sums += WIDTH) {
+        double *out = p->out + i * columns + j0;
+        for (int64_t j = p->left == p->right && i > j0 ? i - j0 : 0; j < end; j++)
+            out[j] += (double)sums[j];
     }
 }
 
-/* One panel of columns against all panels of rows above it. Tasks are numbered from the longest. */
+/* One panel of columns against the panels of rows: all, or in a hessian those above it, so its tasks are numbered from the longest. */
 static void multiply(void *arg, size_t task)
 {
     const struct pass *p = arg;
-    int64_t panel = p->panels - 1 - (int64_t)task;
+    const struct operand *l = p->left, *r = p->right;
+    int64_t panel = r->panels - 1 - (int64_t)task, count = l == r ? panel + 1 : l->panels;
     float sums[WIDTH * WIDTH] __attribute__((aligned(64)));
-    for (int64_t above = 0; above <= panel; above++)
-        for (int64_t block = 0; block * HESSIAN_BLOCK_ROWS < p->M; block++) {
-            multiply_panels(panel_at(p, block, above), panel_at(p, block, panel), rows_of_block(p, block), sums);
-            add_sums(p, above * WIDTH, panel * WIDTH, sums);
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t block = 0; block < blocks_of(r->rows); block++) {
+            multiply_panels(panel_at(l, block, i), panel_at(r, block, panel), rows_of_block(r, block), sums);
+            add_sums(p, i * WIDTH, panel * WIDTH, sums);
         }
+}
+
+/* out += left^T right over M rows; left and right may be one. */
+static int product(const struct parallel *par, double *out, struct operand *left, struct operand *right, int64_t M, struct err *e)
+{
+    struct operand *sides[2] = {left, right};
+    const struct pass p = {.out = out, .left = left, .right = right};
+    const int count = left == right ? 1 : 2;
+    const int64_t step = (blocks_of(M) < PASS_BLOCKS ? blocks_of(M) : PASS_BLOCKS) * HESSIAN_BLOCK_ROWS;
+    size_t floats = (size_t)(step * WIDTH * left->panels), bytes = (floats + (count > 1 ? (size_t)(step * WIDTH * right->panels) : 0)) * sizeof(float);
+    float *packed = scratch_alloc(bytes);
+    if (!packed)
+        return err_set(e, ERR_NOMEM, "hessian: no memory for %zu bytes of scratch", bytes);
+    left->packed = packed;
+    if (count > 1)
+        right->packed = packed + floats;
+    for (int64_t m = 0; m < M; m += step) {
+        for (int i = 0; i < count; i++) {
+            sides[i]->x += m ? step * sides[i]->ldx : 0;
+            sides[i]->rows = M - m < step ? M - m : step;
+            par->run(par->ctx, (size_t)(blocks_of(sides[i]->rows) * sides[i]->panels), pack, sides[i]);
+        }
+        par->run(par->ctx, (size_t)right->panels, multiply, (void *)(uintptr_t)&p);
+    }
+    free(packed);
+    return 0;
 }
 
 int FN(hessian_f32)(const struct parallel *par, double *h, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t row0, struct err *e)
 {
+    struct operand o = {.x = x, .ldx = ldx, .K = K, .panels = panels_of(K)};
     if (row0 % HESSIAN_BLOCK_ROWS)
         return err_set(e, ERR_SHAPE, "hessian: first row %lld is not a multiple of %d", (long long)row0, HESSIAN_BLOCK_ROWS);
-    int64_t panels = (K + WIDTH - 1) / WIDTH, blocks = (M + HESSIAN_BLOCK_ROWS - 1) / HESSIAN_BLOCK_ROWS;
-    if (blocks > PASS_BLOCKS)
-        blocks = PASS_BLOCKS;
-    if (M <= 0 || K <= 0)
-        return 0;
-    size_t bytes = (size_t)(blocks * panels) * HESSIAN_BLOCK_ROWS * WIDTH * sizeof(float);
-    struct pass p = {.h = h, .ldx = ldx, .K = K, .panels = panels, .packed = scratch_alloc(bytes)};
-    if (!p.packed)
-        return err_set(e, ERR_NOMEM, "hessian: no memory for %zu bytes of scratch", bytes);
-    for (int64_t m = 0; m < M; m += blocks * HESSIAN_BLOCK_ROWS) {
-        p.x = x + m * ldx;
-        p.M = M - m < blocks * HESSIAN_BLOCK_ROWS ? M - m : blocks * HESSIAN_BLOCK_ROWS;
-        int64_t here = (p.M + HESSIAN_BLOCK_ROWS - 1) / HESSIAN_BLOCK_ROWS;
-        par->run(par->ctx, (size_t)(here * panels), pack, &p);
-        par->run(par->ctx, (size_t)panels, multiply, &p);
-    }
-    free(p.packed);
-    return 0;
+    return M > 0 && K > 0 ? product(par, h, &o, &o, M, e) : 0;
+}
+
+int FN(cross_f32)(const struct parallel *par, const struct cross_args *a, struct err *e)
+{
+    struct operand left = {.x = a->a, .ldx = a->lda, .K = a->Ka, .panels = panels_of(a->Ka)};
+    struct operand right = {.x = a->x, .ldx = a->ldx, .K = a->Kb, .panels = panels_of(a->Kb)};
+    if (a->row0 % HESSIAN_BLOCK_ROWS)
+        return err_set(e, ERR_SHAPE, "cross: first row %lld is not a multiple of %d", (long long)a->row0, HESSIAN_BLOCK_ROWS);
+    return a->M > 0 && a->Ka > 0 && a->Kb > 0 ? product(par, a->c, &left, &right, a->M, e) : 0;
 }

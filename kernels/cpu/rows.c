@@ -1,4 +1,4 @@
-/* Kernels that go over rows or elements once: embed, rmsnorm, rope, silu_mul, add. */
+/* Kernels that go over rows or elements once: embed, rmsnorm and its gradient, rope, silu_mul and its derivatives, add, mix. */
 #include "kernels/cpu/split.h"
 #include "kernels/cpu/vmath.h"
 
@@ -50,6 +50,17 @@ void FN(embed_f32)(const struct parallel *par, const struct embed_args *a)
     over(par, a, a->M, a->M * a->table->cols / 4, embed_piece);
 }
 
+/* 1 / sqrt(mean(x^2) + eps) in all lanes. */
+static v16 inverse_norm(const float *x, int64_t K, float eps)
+{
+    v16 sum = v16_zero();
+    for (int64_t k = 0; k < K; k += PANEL) {
+        v16 v = v16_load_n(x + k, v16_lanes(k, K));
+        sum = v16_fma(v, v, sum);
+    }
+    return v16_div(v16_set1(1.0f), v16_sqrt(v16_add(v16_div(v16_set1(v16_sum(sum)), v16_set1((float)K)), v16_set1(eps))));
+}
+
 static void rmsnorm_piece(void *arg, size_t i)
 {
     const struct rows_job *j = arg;
@@ -57,12 +68,7 @@ static void rmsnorm_piece(void *arg, size_t i)
     for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
         const float *x = a->x + s.from * a->K;
         float *y = a->y + s.from * a->K;
-        v16 sum = v16_zero();
-        for (int64_t k = 0; k < a->K; k += PANEL) {
-            v16 v = v16_load_n(x + k, v16_lanes(k, a->K));
-            sum = v16_fma(v, v, sum);
-        }
-        v16 r = v16_div(v16_set1(1.0f), v16_sqrt(v16_add(v16_div(v16_set1(v16_sum(sum)), v16_set1((float)a->K)), v16_set1(a->eps))));
+        v16 r = inverse_norm(x, a->K, a->eps);
         for (int64_t k = 0; k < a->K; k += PANEL) {
             int n = v16_lanes(k, a->K);
             v16_store_n(y + k, v16_mul(v16_mul(v16_load_n(x + k, n), r), v16_load_n(a->w + k, n)), n);
@@ -73,6 +79,35 @@ static void rmsnorm_piece(void *arg, size_t i)
 void FN(rmsnorm_f32)(const struct parallel *par, const struct rmsnorm_args *a)
 {
     over(par, a, a->M, a->M * a->K / 4, rmsnorm_piece);
+}
+
+/* a->y is dy and becomes dx. */
+static void rmsnorm_back_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct rmsnorm_args *a = j->a;
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        const float *x = a->x + s.from * a->K;
+        float *y = a->y + s.from * a->K;
+        v16 r = inverse_norm(x, a->K, a->eps), sum = v16_zero();
+        for (int64_t k = 0; k < a->K; k += PANEL) {
+            int n = v16_lanes(k, a->K);
+            v16 g = v16_mul(v16_load_n(y + k, n), v16_load_n(a->w + k, n));
+            v16_store_n(y + k, g, n);
+            sum = v16_fma(v16_load_n(x + k, n), g, sum);
+        }
+        /* r twice, never its square: that of a row of 1e20 would be denormal. */
+        v16 c = v16_mul(v16_mul(v16_div(v16_set1(v16_sum(sum)), v16_set1((float)a->K)), r), r);
+        for (int64_t k = 0; k < a->K; k += PANEL) {
+            int n = v16_lanes(k, a->K);
+            v16_store_n(y + k, v16_mul(v16_fnma(v16_load_n(x + k, n), c, v16_load_n(y + k, n)), r), n);
+        }
+    }
+}
+
+void FN(rmsnorm_back_f32)(const struct parallel *par, const struct rmsnorm_args *a)
+{
+    over(par, a, a->M, a->M * a->K / 2, rmsnorm_back_piece);
 }
 
 static void rope_piece(void *arg, size_t i)
@@ -100,8 +135,9 @@ void FN(rope_f32)(const struct parallel *par, const struct rope_args *a)
 }
 
 struct flat_args {
-    float *y;
+    float *y, *z; /* z: silu_back only */
     const float *a, *b;
+    float p, q; /* mix */
     int64_t n;
 };
 
@@ -124,6 +160,27 @@ void FN(silu_mul_f32)(const struct parallel *par, float *y, const float *gate, c
     over(par, &a, (n + PANEL - 1) / PANEL, n, silu_mul_piece);
 }
 
+/* y is the gate, z is up. */
+static void silu_back_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct flat_args *a = j->a;
+    const v16 one = v16_set1(1.0f);
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        int64_t at = s.from * PANEL;
+        int n = v16_lanes(at, a->n);
+        v16 g = v16_load_n(a->y + at, n), u = v16_load_n(a->z + at, n), sg = v16_sigmoid(g);
+        v16_store_n(a->y + at, v16_mul(v16_mul(sg, v16_fma(g, v16_sub(one, sg), one)), u), n);
+        v16_store_n(a->z + at, v16_mul(g, sg), n);
+    }
+}
+
+void FN(silu_back_f32)(const struct parallel *par, float *gate, float *up, int64_t n)
+{
+    struct flat_args a = {.y = gate, .z = up, .n = n};
+    over(par, &a, (n + PANEL - 1) / PANEL, n, silu_back_piece);
+}
+
 static void add_piece(void *arg, size_t i)
 {
     const struct rows_job *j = arg;
@@ -139,4 +196,22 @@ void FN(add_f32)(const struct parallel *par, float *y, const float *x, int64_t n
 {
     struct flat_args a = {.y = y, .a = x, .n = n};
     over(par, &a, (n + PANEL - 1) / PANEL, n / 4, add_piece);
+}
+
+static void mix_piece(void *arg, size_t i)
+{
+    const struct rows_job *j = arg;
+    const struct flat_args *a = j->a;
+    v16 p = v16_set1(a->p), q = v16_set1(a->q);
+    for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
+        int64_t at = s.from * PANEL;
+        int n = v16_lanes(at, a->n);
+        v16_store_n(a->y + at, v16_fma(q, v16_load_n(a->a + at, n), v16_mul(p, v16_load_n(a->y + at, n))), n);
+    }
+}
+
+void FN(mix_f32)(const struct parallel *par, float *y, float p, const float *x, float q, int64_t n)
+{
+    struct flat_args a = {.y = y, .a = x, .p = p, .q = q, .n = n};
+    over(par, &a, (n + PANEL - 1) / PANEL, n / 4, mix_piece);
 }

@@ -1,5 +1,6 @@
 /* The register tile that linear and attention share: a few rows of x against a few panels of 16 outputs, all sums in registers.
  *   c[r][16 p + lane] = chain over k = 0..K-1 of fma(x[r * ldx + k], w[p][k * ldw + lane]), from +0 when fresh, else from what c holds
+ * `across` takes x[k * ldx + r] instead: the columns of x.
  * The chain of one output does not depend on the shape of the tile, so however rows and panels are cut the bits are the same. */
 #ifndef KERNELS_CPU_TILE_H
 #define KERNELS_CPU_TILE_H
@@ -21,9 +22,9 @@ struct tile {
     bool fresh;
 };
 
-SIMD_INLINE void tile_body(const struct tile *t, int row, const int rows, const int panels)
+SIMD_INLINE void tile_body(const struct tile *t, int row, const int rows, const int panels, const bool across)
 {
-    const float *x = t->x + row * t->ldx, *w[TILE_PANELS] = {NULL};
+    const float *x = t->x + (across ? row : row * t->ldx), *w[TILE_PANELS] = {NULL};
     float *c = t->c + row * t->ldc;
     const int64_t ldx = t->ldx, ldw = t->ldw, K = t->K;
     v16 acc[TILE_ROWS][TILE_PANELS];
@@ -43,7 +44,7 @@ SIMD_INLINE void tile_body(const struct tile *t, int row, const int rows, const 
             wk[p] = v16_load(w[p] + k * ldw);
         SIMD_UNROLL
         for (int r = 0; r < rows; r++) {
-            v16 xk = v16_set1(x[r * ldx + k]);
+            v16 xk = v16_set1(across ? x[k * ldx + r] : x[r * ldx + k]);
             SIMD_UNROLL
             for (int p = 0; p < panels; p++)
                 acc[r][p] = v16_fma(xk, wk[p], acc[r][p]);
@@ -58,26 +59,36 @@ SIMD_INLINE void tile_body(const struct tile *t, int row, const int rows, const 
 }
 
 /* Names the count as a constant, so that tile_body is compiled for it. */
-SIMD_INLINE void tile_rows(const struct tile *t, int row, int rows, const int panels)
+SIMD_INLINE void tile_rows(const struct tile *t, int row, int rows, const int panels, const bool across)
 {
     SIMD_UNROLL
     for (int n = 1; n <= TILE_ROWS; n++)
         if (rows == n)
-            tile_body(t, row, n, panels);
+            tile_body(t, row, n, panels, across);
 }
 
-/* The whole of t: any number of rows, panels 1..TILE_PANELS. */
-static void tile_run(const struct tile *t, int rows, int panels)
+SIMD_INLINE void tile_all(const struct tile *t, int rows, int panels, const bool across)
 {
     for (int row = 0; row < rows; row += TILE_ROWS) {
         int n = rows - row < TILE_ROWS ? rows - row : TILE_ROWS;
         if (TILE_PANELS >= 3 && panels == 3)
-            tile_rows(t, row, n, 3);
+            tile_rows(t, row, n, 3, across);
         else if (TILE_PANELS >= 2 && panels == 2)
-            tile_rows(t, row, n, 2);
+            tile_rows(t, row, n, 2, across);
         else
-            tile_rows(t, row, n, 1);
+            tile_rows(t, row, n, 1, across);
     }
+}
+
+/* The whole of t: any number of rows, panels 1..TILE_PANELS. Not inlined: gcc 12 then spills sums, and attention takes a third longer. */
+static __attribute__((noinline, unused)) void tile_run(const struct tile *t, int rows, int panels)
+{
+    tile_all(t, rows, panels, false);
+}
+
+static __attribute__((noinline, unused)) void tile_run_across(const struct tile *t, int rows, int panels)
+{
+    tile_all(t, rows, panels, true);
 }
 
 #endif

@@ -206,6 +206,12 @@ static int op_rmsnorm_back(struct backend *b, float *dy, const float *x, const f
     return cpu_only("rmsnorm_back", e);
 }
 
+static int op_mix(struct backend *b, float *y, float p, const float *x, float q, int64_t n, struct err *e)
+{
+    (void)b, (void)y, (void)p, (void)x, (void)q, (void)n;
+    return cpu_only("mix", e);
+}
+
 static int op_attention_back(struct backend *b, const struct attn_back_args *a, struct err *e)
 {
     (void)b, (void)a;
@@ -272,6 +278,7 @@ static const struct backend_ops cuda_ops = {
     .silu_back = op_silu_back,
     .rmsnorm_back = op_rmsnorm_back,
     .add = op_add,
+    .mix = op_mix,
     .kv_create = cuda_kv_create,
     .kv_free = cuda_kv_free,
     .attention = op_attention,

@@ -129,6 +129,11 @@ static json_t *config_json(const struct config *c)
     return o;
 }
 
+static bool is_float(enum dtype t)
+{
+    return t == DT_F32 || t == DT_F16 || t == DT_BF16;
+}
+
 /* Bytes of all parts of a stored module. */
 static uint64_t module_bytes(const struct st_set *s, const char *module)
 {
@@ -143,10 +148,26 @@ static uint64_t module_bytes(const struct st_set *s, const char *module)
     return bytes;
 }
 
-static json_t *quantized_json(const char *name, int bits, int group, int64_t N, int64_t K, uint64_t bytes)
+/* Share of a module's scales that are negative. */
+static double negative_scales(const struct st_set *s, const char *module)
 {
-    return json_pack("{s:s, s:i, s:i, s:[I,I], s:I, s:f}", "name", name, "bits", bits, "group_size", group, "shape", (json_int_t)N, (json_int_t)K, "bytes", (json_int_t)bytes,
-                     "bits_per_weight", 8.0 * (double)bytes / ((double)N * (double)K));
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "%s.scales", module);
+    const struct st_tensor *t = st_find(s, name);
+    if (!t || !is_float(t->dtype) || !st_elems(t))
+        return 0;
+    const unsigned char *p = st_data(s, t);
+    size_t width = dtype_bytes(t->dtype), negative = 0;
+    for (size_t i = width - 1; i < t->bytes; i += width) /* the sign is the top bit of the last byte */
+        negative += p[i] >> 7;
+    return (double)negative / (double)st_elems(t);
+}
+
+static json_t *quantized_json(const struct st_set *s, const char *name, int bits, int group, int64_t N, int64_t K)
+{
+    uint64_t bytes = module_bytes(s, name);
+    return json_pack("{s:s, s:i, s:i, s:[I,I], s:I, s:f, s:f}", "name", name, "bits", bits, "group_size", group, "shape", (json_int_t)N, (json_int_t)K, "bytes",
+                     (json_int_t)bytes, "bits_per_weight", 8.0 * (double)bytes / ((double)N * (double)K), "negative_scales", negative_scales(s, name));
 }
 
 /* The class of CUDA kernels that serves it. */
@@ -158,19 +179,19 @@ static void add_kernel(json_t *o, const struct select_matrix *m)
 
 static json_t *module_json(const struct inspect *i, const char *name, int64_t layer, enum module_id mod, int64_t N, int64_t K)
 {
-    uint64_t bytes = module_bytes(&i->model.tensors, name);
     if (!model_is_quantized(&i->model, layer, mod)) {
         struct tensor_view v;
         if (model_dense_view(&i->model, layer, mod, &v, NULL))
             v.dtype = i->model.config.dtype;
-        json_t *d = json_pack("{s:s, s:s, s:[I,I], s:I}", "name", name, "dtype", dtype_name(v.dtype), "shape", (json_int_t)N, (json_int_t)K, "bytes", (json_int_t)bytes);
+        json_t *d = json_pack("{s:s, s:s, s:[I,I], s:I}", "name", name, "dtype", dtype_name(v.dtype), "shape", (json_int_t)N, (json_int_t)K, "bytes",
+                         (json_int_t)module_bytes(&i->model.tensors, name));
         add_kernel(d, &(struct select_matrix){.N = N, .K = K});
         return d;
     }
     int bits, group;
     model_module_bits(&i->model, layer, mod, &bits, &group);
     struct check_settings s = check_config_resolve(&i->config, name, true);
-    json_t *o = quantized_json(name, bits, group, N, K, bytes);
+    json_t *o = quantized_json(&i->model.tensors, name, bits, group, N, K);
     json_object_set_new(o, "sym", json_boolean(s.sym));
     json_object_set_new(o, "desc_act", json_boolean(s.desc_act));
     add_kernel(o, &(struct select_matrix){.N = N, .K = K, .bits = bits, .group_size = group, .order = s.desc_act});
@@ -243,7 +264,7 @@ static json_t *layer_modules(const struct inspect *i, int64_t *params, struct er
             json_decref(list);
             return NULL;
         }
-        json_array_append_new(list, quantized_json(name, s.bits, s.group, s.N, s.K, module_bytes(&i->file, name)));
+        json_array_append_new(list, quantized_json(&i->file, name, s.bits, s.group, s.N, s.K));
         *params += s.N * s.K;
     }
     return list;
@@ -434,7 +455,7 @@ static int export_tensor(const struct inspect *i, const struct st_tensor *t, boo
     const struct st_set *s = tensors_of(i);
     if (!dequant)
         return write_values(path, t->name, t->dtype, t->shape, t->ndim, st_data(s, t), (size_t)t->bytes, e);
-    if (t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16)
+    if (!is_float(t->dtype))
         return err_set(e, ERR_UNSUPPORTED, "%s is %s: --dequant takes float tensors and modules", t->name, dtype_name(t->dtype));
     float *w = NULL;
     size_t bytes = 0;

@@ -26,6 +26,7 @@ struct decoder_env {
     struct backend *b;
     const struct config *c;
     float *cos, *sin; /* device [positions, head_dim/2] */
+    float *sin_back;  /* -sin, made when first needed */
     int64_t positions;
     struct decoder_scratch *scratch; /* owned */
 };
@@ -47,6 +48,13 @@ int layer_attn_out(const struct layer *l, const struct decoder_env *env, const f
 int layer_mlp_norm(const struct layer *l, const struct decoder_env *env, const float *hidden, float *xn, int64_t M, struct err *e);
 int layer_mlp_act(const struct layer *l, const struct decoder_env *env, const float *xn, float *act, int64_t M,
                   struct err *e); /* silu(gate(xn)) * up(xn) */
+/* gate(xn), up(xn) [M, intermediate] */
+int layer_mlp_parts(const struct layer *l, const struct decoder_env *env, const float *xn, float *gate, float *up, int64_t M, struct err *e);
+/* y = o(x) or down(x), by itself: what the module adds to hidden. */
+int layer_out(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *x, float *y, int64_t M, struct err *e);
+/* One sequence, rows at positions 0..M-1: from the gradient dy [M, heads*D] at attention's output to those at the outputs of q_proj, k_proj and v_proj. */
+int layer_attention_back(const struct layer *l, struct decoder_env *env, const float *xn, const float *dy, float *dq, float *dk, float *dv, int64_t M,
+                         const int32_t *pos, struct err *e);
 int layer_mlp_out(const struct layer *l, const struct decoder_env *env, const float *act, float *hidden, int64_t M,
                   struct err *e); /* hidden += down(act) */
 

@@ -83,6 +83,7 @@ void decoder_env_release(struct decoder_env *env)
     free(env->scratch);
     b->ops->free(b, env->cos);
     b->ops->free(b, env->sin);
+    b->ops->free(b, env->sin_back);
     *env = (struct decoder_env){0};
 }
 
@@ -198,26 +199,38 @@ static int norm_rope(const struct decoder_env *env, float *x, const float *norm,
     return rc ? rc : b->ops->rope(b, x, M, heads, (int)c->head_dim, env->cos, env->sin, pos, e);
 }
 
+static int64_t window_of(const struct layer *l, const struct config *c)
+{
+    return c->window && l->index >= c->window_from ? c->window : 0;
+}
+
+/* q, k, v as attention wants them, in the env's scratch. */
+static int project(const struct layer *l, const struct decoder_env *env, const float *xn, int64_t M, const int32_t *pos, float **q, float **k, float **v,
+                   struct err *e)
+{
+    const struct config *c = env->c;
+    int rc = scratch(env, SCRATCH_Q, M, c->heads * c->head_dim, q, e);
+    if (!rc)
+        rc = scratch(env, SCRATCH_K, M, c->kv_heads * c->head_dim, k, e);
+    if (!rc)
+        rc = scratch(env, SCRATCH_V, M, c->kv_heads * c->head_dim, v, e);
+    if (!rc)
+        rc = apply(l, env, MOD_Q, xn, *q, M, false, e);
+    if (!rc)
+        rc = apply(l, env, MOD_K, xn, *k, M, false, e);
+    if (!rc)
+        rc = apply(l, env, MOD_V, xn, *v, M, false, e);
+    if (!rc)
+        rc = norm_rope(env, *q, l->q_norm, M, (int)c->heads, pos, e);
+    return rc ? rc : norm_rope(env, *k, l->k_norm, M, (int)c->kv_heads, pos, e);
+}
+
 int layer_attention(const struct layer *l, const struct decoder_env *env, const float *xn, float *a, int64_t M, const int32_t *pos,
                     const struct attn_segment *segments, size_t segment_count, int kv_layer, struct err *e)
 {
     const struct config *c = env->c;
     float *q = NULL, *k = NULL, *v = NULL;
-    int rc = scratch(env, SCRATCH_Q, M, c->heads * c->head_dim, &q, e);
-    if (!rc)
-        rc = scratch(env, SCRATCH_K, M, c->kv_heads * c->head_dim, &k, e);
-    if (!rc)
-        rc = scratch(env, SCRATCH_V, M, c->kv_heads * c->head_dim, &v, e);
-    if (!rc)
-        rc = apply(l, env, MOD_Q, xn, q, M, false, e);
-    if (!rc)
-        rc = apply(l, env, MOD_K, xn, k, M, false, e);
-    if (!rc)
-        rc = apply(l, env, MOD_V, xn, v, M, false, e);
-    if (!rc)
-        rc = norm_rope(env, q, l->q_norm, M, (int)c->heads, pos, e);
-    if (!rc)
-        rc = norm_rope(env, k, l->k_norm, M, (int)c->kv_heads, pos, e);
+    int rc = project(l, env, xn, M, pos, &q, &k, &v, e);
     struct attn_args args = {
         .q = q,
         .k = k,
@@ -227,12 +240,68 @@ int layer_attention(const struct layer *l, const struct decoder_env *env, const 
         .kv_heads = (int)c->kv_heads,
         .head_dim = (int)c->head_dim,
         .layer = kv_layer,
-        .window = c->window && l->index >= c->window_from ? c->window : 0,
+        .window = window_of(l, c),
         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
         .segments = segments,
         .segment_count = segment_count,
     };
     return rc ? rc : env->b->ops->attention(env->b, &args, e);
+}
+
+/* -sin, for turning back what rope turned. */
+static int reverse_table(struct decoder_env *env, struct err *e)
+{
+    int64_t n = env->positions * env->c->head_dim / 2;
+    if (env->sin_back)
+        return 0;
+    void *p = NULL;
+    int rc = env->b->ops->alloc(env->b, (size_t)n * sizeof(float), &p, e);
+    env->sin_back = p;
+    return rc ? rc : env->b->ops->mix(env->b, env->sin_back, 0, env->sin, -1, n, e);
+}
+
+/* Back through rotary and the per-head norm: in place on d [M, heads*D]; x is scratch for the projection again where its norm must be undone. */
+static int back_norm_rope(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *norm, const float *xn, float *x, float *d,
+                          int64_t M, const int32_t *pos, struct err *e)
+{
+    const struct config *c = env->c;
+    int heads = (int)(mod == MOD_Q ? c->heads : c->kv_heads);
+    int rc = env->b->ops->rope(env->b, d, M, heads, (int)c->head_dim, env->cos, env->sin_back, pos, e);
+    if (rc || !norm)
+        return rc;
+    rc = apply(l, env, mod, xn, x, M, false, e);
+    return rc ? rc : env->b->ops->rmsnorm_back(env->b, d, x, norm, M * heads, c->head_dim, (float)c->rms_eps, e);
+}
+
+int layer_attention_back(const struct layer *l, struct decoder_env *env, const float *xn, const float *dy, float *dq, float *dk, float *dv, int64_t M,
+                         const int32_t *pos, struct err *e)
+{
+    const struct config *c = env->c;
+    float *q = NULL, *k = NULL, *v = NULL;
+    int rc = reverse_table(env, e);
+    if (!rc)
+        rc = project(l, env, xn, M, pos, &q, &k, &v, e);
+    struct attn_back_args args = {
+        .q = q,
+        .dy = dy,
+        .k = k,
+        .v = v,
+        .dq = dq,
+        .dk = dk,
+        .dv = dv,
+        .heads = (int)c->heads,
+        .kv_heads = (int)c->kv_heads,
+        .head_dim = (int)c->head_dim,
+        .window = window_of(l, c),
+        .scale = (float)(1.0 / sqrt((double)c->head_dim)),
+        .offsets = (const int64_t[]){0, M},
+        .sequences = 1,
+    };
+    if (!rc)
+        rc = env->b->ops->attention_back(env->b, &args, e);
+    if (!rc)
+        rc = back_norm_rope(l, env, MOD_Q, l->q_norm, xn, q, dq, M, pos, e);
+    return rc ? rc : back_norm_rope(l, env, MOD_K, l->k_norm, xn, k, dk, M, pos, e);
 }
 
 int layer_attn_out(const struct layer *l, const struct decoder_env *env, const float *a, float *hidden, int64_t M, struct err *e)
@@ -245,15 +314,25 @@ int layer_mlp_norm(const struct layer *l, const struct decoder_env *env, const f
     return env->b->ops->rmsnorm(env->b, xn, hidden, l->mlp_norm, M, env->c->hidden, (float)env->c->rms_eps, e);
 }
 
-int layer_mlp_act(const struct layer *l, const struct decoder_env *env, const float *xn, float *act, int64_t M, struct err *e)
+int layer_mlp_parts(const struct layer *l, const struct decoder_env *env, const float *xn, float *gate, float *up, int64_t M, struct err *e)
+{
+    int rc = apply(l, env, MOD_GATE, xn, gate, M, false, e);
+    return rc ? rc : apply(l, env, MOD_UP, xn, up, M, false, e);
+}
+
+int layer_mlp_act(const struct layer *l, const struct decoder_env *env, const float *xn, float *act, int64_t M,
+                  struct err *e)
 {
     float *gate = NULL;
     int rc = scratch(env, SCRATCH_GATE, M, env->c->intermediate, &gate, e);
     if (!rc)
-        rc = apply(l, env, MOD_GATE, xn, gate, M, false, e);
-    if (!rc)
-        rc = apply(l, env, MOD_UP, xn, act, M, false, e);
+        rc = layer_mlp_parts(l, env, xn, gate, act, M, e);
     return rc ? rc : env->b->ops->silu_mul(env->b, act, gate, act, M * env->c->intermediate, e);
+}
+
+int layer_out(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *x, float *y, int64_t M, struct err *e)
+{
+    return apply(l, env, mod, x, y, M, false, e);
 }
 
 int layer_mlp_out(const struct layer *l, const struct decoder_env *env, const float *act, float *hidden, int64_t M, struct err *e)

@@ -13,7 +13,7 @@ enum { MAX_SAMPLES_IN_FLIGHT = 16 };
  * sixteenth of the machine's; the rest goes to scratch. */
 static uint64_t memory_left(const struct walk *w)
 {
-    const struct rowstore *stores[] = {&w->hidden, &w->a, &w->act, &w->saved};
+    const struct rowstore *stores[] = {&w->hidden, &w->a, &w->act, &w->saved, &w->native, &w->delta};
     uint64_t limit = 256u << 20, share = io_memory_bytes() / 16, used = 0;
     limit = w->in.memory_bytes ? w->in.memory_bytes : limit < share ? limit : share;
     for (size_t i = 0; i < sizeof stores / sizeof *stores; i++)
@@ -55,7 +55,15 @@ static int open_buffers(struct walk *w, struct err *e)
         rc = alloc_floats(w, w->block, c->hidden, &w->x, e);
     if (!rc)
         rc = alloc_floats(w, w->block, heads > c->hidden ? heads : c->hidden, &w->y, e);
-    return rc ? rc : alloc_floats(w, w->block, heads > c->intermediate ? heads : c->intermediate, &w->z, e);
+    if (!rc)
+        rc = alloc_floats(w, w->block, heads > c->intermediate ? heads : c->intermediate, &w->z, e);
+    if (!rc && w->in.native)
+        rc = open_rows(w, &w->native, c->hidden, e);
+    if (!rc && w->in.native)
+        rc = open_rows(w, &w->delta, c->hidden, e);
+    if (!rc && w->in.native)
+        rc = alloc_floats(w, w->block, c->hidden, &w->p, e);
+    return rc || !w->in.native ? rc : alloc_floats(w, w->block, c->intermediate, &w->u, e);
 }
 
 static int64_t block_at(const struct walk *w, int64_t row)
@@ -72,6 +80,8 @@ static int embed(struct walk *w, struct err *e)
         rc = w->b->ops->embed(w->b, w->x, &table, w->in.ids + row, n, e);
         if (!rc)
             rc = rowstore_write(&w->hidden, row, n, w->x, e);
+        if (!rc && w->in.native)
+            rc = rowstore_write(&w->native, row, n, w->x, e);
     }
     model_drop_embedding(w->model); /* not needed again while the layers are walked */
     return rc;
@@ -80,7 +90,7 @@ static int embed(struct walk *w, struct err *e)
 int walk_open(struct walk *w, struct backend *b, const struct model *m, const struct walk_input *in, struct err *e)
 {
     *w = (struct walk){.b = b, .model = m, .in = *in, .tokens = in->offsets[in->samples]};
-    w->hidden.fd = w->a.fd = w->act.fd = w->saved.fd = -1;
+    w->hidden.fd = w->a.fd = w->act.fd = w->saved.fd = w->native.fd = w->delta.fd = -1;
     int rc = open_buffers(w, e);
     if (!rc)
         rc = decoder_env_init(&w->env, b, &m->config, w->longest, e);
@@ -99,7 +109,9 @@ void walk_close(struct walk *w)
     rowstore_close(&w->a);
     rowstore_close(&w->act);
     rowstore_close(&w->saved);
-    float *device[] = {w->x, w->y, w->z};
+    rowstore_close(&w->native);
+    rowstore_close(&w->delta);
+    float *device[] = {w->x, w->y, w->z, w->p, w->u};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         if (device[i])
             w->b->ops->free(w->b, device[i]);
@@ -113,9 +125,26 @@ void walk_close(struct walk *w)
     *w = (struct walk){.b = NULL};
 }
 
-static int add_hessian(struct hessian *h, const float *x, int64_t rows, struct err *e)
+/* In p: what the module at hand, o or down, should add to rows row..row+n. x is used. */
+static int pair_rows(struct walk *w, const struct walk_pair *pair, int64_t row, int64_t n, struct err *e)
 {
-    return h ? hessian_add(h, x, h->K, rows, e) : 0;
+    const struct backend_ops *ops = w->b->ops;
+    int64_t hidden = w->model->config.hidden;
+    int rc = rowstore_read(&w->native, row, n, w->p, e);
+    if (!rc)
+        rc = rowstore_read(&w->hidden, row, n, w->x, e);
+    if (!rc)
+        rc = ops->mix(w->b, w->p, 1, w->x, -1, n * hidden, e);
+    if (!rc)
+        rc = rowstore_read(&w->delta, row, n, w->x, e);
+    for (int64_t i = 0; pair->bias && !rc && i < n; i++)
+        rc = ops->mix(w->b, w->x + i * hidden, 1, pair->bias, -1, hidden, e);
+    return rc ? rc : ops->mix(w->b, w->p, (float)pair->residual, w->x, (float)pair->own, n * hidden, e);
+}
+
+static int add_hessian(struct walk *w, struct hessian *h, const float *x, int64_t rows, struct err *e)
+{
+    return h ? hessian_add(h, x, h->K, w->p, h->N, rows, e) : 0;
 }
 
 typedef int norm_fn(const struct layer *l, const struct decoder_env *env, const float *hidden, float *xn, int64_t M, struct err *e);
@@ -128,8 +157,12 @@ static int norm_hessian(struct walk *w, const struct layer *l, norm_fn *norm, st
         rc = rowstore_read(&w->hidden, row, n, w->x, e);
         if (!rc)
             rc = norm(l, &w->env, w->x, w->y, n, e);
+        if (!rc && h->N)
+            rc = rowstore_read(&w->native, row, n, w->p, e);
+        if (!rc && h->N)
+            rc = norm(l, &w->env, w->p, w->p, n, e);
         if (!rc)
-            rc = add_hessian(h, w->y, n, e);
+            rc = add_hessian(w, h, w->y, n, e);
         if (!rc)
             rc = step(w, n, e);
     }
@@ -243,14 +276,16 @@ int walk_attention(struct walk *w, const struct layer *l, struct err *e)
     return rc;
 }
 
-int walk_o_input(struct walk *w, struct hessian *h, struct err *e)
+int walk_o_input(struct walk *w, struct hessian *h, const struct walk_pair *pair, struct err *e)
 {
     int rc = 0;
     for (int64_t row = 0; h && !rc && row < w->tokens; row += w->block) {
         int64_t n = block_at(w, row);
         rc = rowstore_read(&w->a, row, n, w->y, e);
+        if (!rc && h->N)
+            rc = pair_rows(w, pair, row, n, e);
         if (!rc)
-            rc = add_hessian(h, w->y, n, e);
+            rc = add_hessian(w, h, w->y, n, e);
         if (!rc)
             rc = step(w, n, e);
     }
@@ -287,7 +322,7 @@ int walk_mlp_out(struct walk *w, const struct layer *l, struct err *e)
     return add_output(w, l, &w->act, w->z, layer_mlp_out, e);
 }
 
-int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, struct err *e)
+int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, const struct walk_pair *pair, struct err *e)
 {
     int rc = open_rows(w, &w->act, w->model->config.intermediate, e);
     for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
@@ -297,8 +332,10 @@ int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, struc
             rc = layer_mlp_norm(l, &w->env, w->x, w->y, n, e);
         if (!rc)
             rc = layer_mlp_act(l, &w->env, w->y, w->z, n, e);
+        if (!rc && h && h->N)
+            rc = pair_rows(w, pair, row, n, e);
         if (!rc)
-            rc = add_hessian(h, w->z, n, e);
+            rc = add_hessian(w, h, w->z, n, e);
         if (!rc)
             rc = rowstore_write(&w->act, row, n, w->z, e);
         if (!rc)
@@ -330,13 +367,77 @@ int walk_restore(struct walk *w, struct err *e)
     return copy_rows(w, &w->saved, &w->hidden, e);
 }
 
-int walk_layer(struct walk *w, const struct layer *l, struct err *e)
+int walk_native_attention(struct walk *w, const struct layer *l, struct metric *metric, struct err *e)
 {
     int rc = 0;
     for (int64_t first = 0, n; !rc && first < w->in.samples; first += n) {
         n = samples_in_block(w, first);
         int64_t row = w->in.offsets[first], rows = w->in.offsets[first + n] - row;
-        rc = rowstore_read(&w->hidden, row, rows, w->x, e);
+        rc = rowstore_read(&w->native, row, rows, w->x, e);
+        if (!rc)
+            rc = attend(w, l, first, n, e);
+        if (!rc)
+            rc = layer_out(l, &w->env, MOD_O, w->z, w->p, rows, e);
+        if (!rc)
+            rc = rowstore_write(&w->delta, row, rows, w->p, e);
+        for (int64_t i = first; metric && !rc && i < first + n; i++) { /* attend left the normed rows in y */
+            int64_t at = w->in.offsets[i] - row;
+            if (metric_wants(metric, i))
+                rc = metric_attention(metric, &w->env, l, w->y + at * w->hidden.cols, w->in.offsets[i + 1] - w->in.offsets[i], w->pos + at, i, e);
+        }
+        if (!rc)
+            rc = step(w, rows, e);
+    }
+    return rc;
+}
+
+int walk_native_mlp(struct walk *w, const struct layer *l, struct metric *metric, struct err *e)
+{
+    int rc = 0;
+    for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
+        int64_t n = block_at(w, row), wide = n * w->model->config.intermediate;
+        rc = rowstore_read(&w->native, row, n, w->x, e);
+        if (!rc)
+            rc = layer_mlp_norm(l, &w->env, w->x, w->y, n, e);
+        if (!rc)
+            rc = layer_mlp_parts(l, &w->env, w->y, w->z, w->u, n, e);
+        if (!rc && metric)
+            rc = metric_mlp(metric, w->z, w->u, row, n, e);
+        if (!rc)
+            rc = w->b->ops->silu_mul(w->b, w->z, w->z, w->u, wide, e);
+        if (!rc)
+            rc = layer_out(l, &w->env, MOD_DOWN, w->z, w->p, n, e);
+        if (!rc)
+            rc = rowstore_write(&w->delta, row, n, w->p, e);
+        if (!rc)
+            rc = step(w, n, e);
+    }
+    return rc;
+}
+
+int walk_native_advance(struct walk *w, struct err *e)
+{
+    int rc = 0;
+    for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
+        int64_t n = block_at(w, row);
+        rc = rowstore_read(&w->native, row, n, w->x, e);
+        if (!rc)
+            rc = rowstore_read(&w->delta, row, n, w->p, e);
+        if (!rc)
+            rc = w->b->ops->add(w->b, w->x, w->p, n * w->hidden.cols, e);
+        if (!rc)
+            rc = rowstore_write(&w->native, row, n, w->x, e);
+    }
+    return rc;
+}
+
+static int layer_rows(struct walk *w, struct rowstore *stream, const struct layer *l, struct err *e)
+{
+    int rc = 0;
+    for (int64_t first = 0, n; !rc && first < w->in.samples; first += n) {
+        n = samples_in_block(w, first);
+        int64_t row = w->in.offsets[first], rows = w->in.offsets[first + n] - row;
+        rc = rowstore_read(stream, row, rows, w->x, e);
         if (!rc)
             rc = attend(w, l, first, n, e);
         if (!rc)
@@ -348,9 +449,19 @@ int walk_layer(struct walk *w, const struct layer *l, struct err *e)
         if (!rc)
             rc = layer_mlp_out(l, &w->env, w->z, w->x, rows, e);
         if (!rc)
-            rc = rowstore_write(&w->hidden, row, rows, w->x, e);
+            rc = rowstore_write(stream, row, rows, w->x, e);
         if (!rc)
             rc = step(w, 4 * rows, e);
     }
     return rc;
+}
+
+int walk_layer(struct walk *w, const struct layer *l, struct err *e)
+{
+    return layer_rows(w, &w->hidden, l, e);
+}
+
+int walk_native_layer(struct walk *w, const struct layer *l, struct err *e)
+{
+    return layer_rows(w, &w->native, l, e);
 }

@@ -7,6 +7,7 @@
 #include "stages/quant/grid.h"
 #include "stages/quant/hessian.h"
 #include "stages/quant/order.h"
+#include "stages/quant/target.h"
 
 /* One module on its way. Device memory unless said otherwise; everything owned. */
 struct job {
@@ -20,6 +21,7 @@ struct job {
     double mean;                 /* of diag */
     void *row;                   /* host, K doubles: the way between host matrices and the device */
     float *w, *u;                /* [N,K], [K,K] */
+    float *target;               /* [N,K]: what w was before the loop; NULL where nothing comes after the loop */
     double *h, *loss;            /* [K,K], [N] */
     int32_t *group;              /* [K] */
     uint8_t *codes, *zeros;      /* [N,K], [G,N] */
@@ -93,7 +95,7 @@ static int job_init(struct job *j, struct err *e)
 
 static void job_release(struct job *j)
 {
-    void *const device[] = {j->w, j->u, j->h, j->loss, j->group, j->codes, j->scales, j->zeros};
+    void *const device[] = {j->w, j->u, j->target, j->h, j->loss, j->group, j->codes, j->scales, j->zeros};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         j->b->ops->free(j->b, device[i]);
     free(j->perm);
@@ -239,9 +241,57 @@ static int prepare(struct job *j, struct err *e)
     return 0;
 }
 
-static int quantize(struct job *j, struct err *e)
+static bool compensated(const struct job *j)
+{
+    return j->report->method == QUANT_GPTQ && (j->in->inputs || j->in->outputs);
+}
+
+static bool refining(const struct job *j)
+{
+    return j->report->method == QUANT_GPTQ && j->in->params->refine_sweeps > 0;
+}
+
+/* A copy of device memory [N,K], by way of the host. */
+static int copy_wide(struct job *j, float *to, const float *from, struct err *e)
+{
+    int rc = 0;
+    for (int64_t n = 0; !rc && n < j->N; n++) {
+        rc = j->b->ops->download(j->b, j->row, from + n * j->K, (size_t)j->K * sizeof(float), e);
+        if (!rc)
+            rc = j->b->ops->upload(j->b, to + n * j->K, j->row, (size_t)j->K * sizeof(float), e);
+    }
+    return rc;
+}
+
+/* The loop's weights: W, or the compensated target. */
+static int upload_target(struct job *j, struct err *e)
+{
+    bool gptq = j->report->method == QUANT_GPTQ;
+    int rc = upload_weights(j, j->in->w, NULL, gptq && !compensated(j), e);
+    if (!rc && compensated(j))
+        rc = target_compensate(j->b, j->in, j->perm, balance(j), j->u, j->w, e);
+    if (rc || !(compensated(j) || refining(j)))
+        return rc;
+    rc = device_alloc(j, &j->target, (size_t)j->N, (size_t)j->K * sizeof *j->target, e);
+    return rc ? rc : copy_wide(j, j->target, j->w, e);
+}
+
+static struct quant_grid grid_of(const struct job *j)
 {
     const struct quant_params *p = j->in->params;
+    return (struct quant_grid){
+        .bits = p->bits,
+        .sym = p->sym,
+        .mse = p->mse,
+        .search = p->scale_search == GRID_GPTQ && j->report->method == QUANT_RTN ? GRID_MINMAX : p->scale_search,
+        .candidates = p->scale_candidates,
+        .signed_scales = p->signed_scales && (p->scale_search != GRID_GPTQ || j->report->method == QUANT_GPTQ),
+        .dtype = p->scale_dtype,
+    };
+}
+
+static int quantize(struct job *j, struct err *e)
+{
     bool gptq = j->report->method == QUANT_GPTQ;
     struct gptq_args a = {
         .N = j->N,
@@ -250,8 +300,8 @@ static int quantize(struct job *j, struct err *e)
         .w = j->w,
         .u = gptq ? j->u : NULL,
         .group = j->group,
-        .fixed = gptq && p->static_groups,
-        .grid = {p->bits, p->sym, p->mse},
+        .fixed = gptq && j->in->params->static_groups,
+        .grid = grid_of(j),
         .codes = j->codes,
         .scales = j->scales,
         .zeros = j->zeros,
@@ -261,8 +311,66 @@ static int quantize(struct job *j, struct err *e)
     if (!rc && a.fixed)
         rc = fit_static(j, &a.grid, e);
     if (!rc)
-        rc = upload_weights(j, j->in->w, NULL, gptq, e);
+        rc = upload_target(j, e);
     return rc ? rc : j->b->ops->gptq(j->b, &a, e);
+}
+
+/* scale * H as it was measured, permuted, f32. */
+static int upload_metric_of_inputs(struct job *j, float *h, struct err *e)
+{
+    double scale = balance(j);
+    float *row = j->row;
+    int rc = 0;
+    for (int64_t i = 0; !rc && i < j->K; i++) {
+        const double *from = j->in->h + j->perm[i] * j->K;
+        for (int64_t k = 0; k < j->K; k++)
+            row[k] = (float)(scale * from[j->perm[k]]);
+        rc = j->b->ops->upload(j->b, h + i * j->K, row, (size_t)j->K * sizeof *row, e);
+    }
+    return rc;
+}
+
+/* Descent from where the loop ended. */
+static int refine(struct job *j, struct err *e)
+{
+    const struct quant_params *p = j->in->params;
+    if (!refining(j))
+        return 0;
+    float *h = NULL, *metric = NULL;
+    int64_t ldm = (j->N + 15) / 16 * 16;
+    int rc = device_alloc(j, &h, (size_t)j->K, (size_t)j->K * sizeof *h, e);
+    if (!rc)
+        rc = upload_metric_of_inputs(j, h, e);
+    if (!rc && j->in->metric) {
+        rc = device_alloc(j, &metric, (size_t)j->N, (size_t)ldm * sizeof *metric, e);
+        if (!rc)
+            rc = j->b->ops->upload(j->b, metric, j->in->metric, (size_t)(j->N * ldm) * sizeof *metric, e);
+    }
+    struct refine_args a = {
+        .N = j->N,
+        .K = j->K,
+        .G = j->G,
+        .target = j->target,
+        .h = h,
+        .metric = metric,
+        .ldm = ldm,
+        .group = j->group,
+        .grid = grid_of(j),
+        .sweeps = p->refine_sweeps,
+        .refit = p->refit_scales && !(p->desc_act && p->static_groups), /* there a group's columns lie scattered */
+        .w = j->w,
+        .codes = j->codes,
+        .scales = j->scales,
+        .zeros = j->zeros,
+    };
+    if (!rc)
+        rc = j->b->ops->refine(j->b, &a, e);
+    j->b->ops->free(j->b, h);
+    j->b->ops->free(j->b, metric);
+    j->report->refined = !rc;
+    for (int i = 0; i < 4; i++)
+        j->report->steps[i] = a.loss[i] / balance(j);
+    return rc;
 }
 
 /* Brings codes, scales, zeros and loss home, columns in their original order. */
@@ -287,45 +395,71 @@ static int collect(struct job *j, struct err *e)
     }
     if (rc)
         return rc;
+    size_t negative = 0;
+    for (size_t i = 0; i < gn; i++)
+        negative += j->q->scales[i] >> 15;
+    j->report->negative = (double)negative / (double)gn;
     j->report->loss = j->report->method == QUANT_GPTQ ? loss / balance(j) : loss;
     if (!isfinite(j->report->loss))
         return err_set(e, ERR_NUMERIC, "the loss is %g: weights or their corrections overflow", j->report->loss);
     return grid_check(j->q, e);
 }
 
-/* Relative output error on the calibration data, from H as it was measured. */
-static int measure(struct job *j, const float *w_hat, struct err *e)
+/* tr(X H X^T), X = a (minus b, unless NULL), host [N,K], H as it was measured. */
+static int power_of(struct job *j, const float *a, const float *b, double *out, struct err *e)
 {
-    double error, power;
+    int rc = upload_weights(j, a, b, false, e);
+    return rc ? rc : j->b->ops->quad_form(j->b, j->w, j->h, j->N, j->K, out, e);
+}
+
+/* Relative output error on the calibration data, from H as it was measured; where the target is not W, how far it is from there too. */
+static int measure(struct job *j, const float *w_hat, const float *target, struct err *e)
+{
+    double error = 0, shift = 0, power = 0;
     order_identity(j->K, j->perm);
     int rc = upload_hessian(j, 1, 0, false, e);
     if (!rc)
-        rc = upload_weights(j, j->in->w, w_hat, false, e);
+        rc = power_of(j, target, w_hat, &error, e);
+    if (!rc && target != j->in->w)
+        rc = power_of(j, target, j->in->w, &shift, e);
     if (!rc)
-        rc = j->b->ops->quad_form(j->b, j->w, j->h, j->N, j->K, &error, e);
-    if (!rc)
-        rc = upload_weights(j, j->in->w, NULL, false, e);
-    if (!rc)
-        rc = j->b->ops->quad_form(j->b, j->w, j->h, j->N, j->K, &power, e);
-    if (!rc)
+        rc = power_of(j, j->in->w, NULL, &power, e);
+    if (!rc) {
         j->report->output_error = power > 0 ? error / power : 0;
+        j->report->target_shift = power > 0 ? shift / power : 0;
+    }
+    return rc;
+}
+
+/* The target, host [N,K], columns in their original order. */
+static int download_target(struct job *j, float *target, struct err *e)
+{
+    float *row = j->row;
+    int rc = 0;
+    for (int64_t n = 0; !rc && n < j->N; n++) {
+        rc = j->b->ops->download(j->b, row, j->target + n * j->K, (size_t)j->K * sizeof *row, e);
+        for (int64_t i = 0; i < j->K; i++)
+            target[n * j->K + j->perm[i]] = row[i];
+    }
     return rc;
 }
 
 static int finish(struct job *j, float *w_hat, struct err *e)
 {
-    float *own = NULL;
+    size_t wide = (size_t)j->N * (size_t)j->K * sizeof(float);
+    float *own = !w_hat && j->in->h ? malloc(wide) : NULL, *target = j->in->h && compensated(j) ? malloc(wide) : NULL;
     int rc = 0;
-    if (!w_hat && j->in->h) {
-        w_hat = own = malloc((size_t)j->N * (size_t)j->K * sizeof *own);
-        if (!own)
-            return err_set(e, ERR_NOMEM, "no memory for %lld x %lld dequantized weights", (long long)j->N, (long long)j->K);
-    }
-    if (w_hat)
+    if ((!w_hat && j->in->h && !own) || (j->in->h && compensated(j) && !target))
+        rc = err_set(e, ERR_NOMEM, "no memory for %lld x %lld dequantized weights", (long long)j->N, (long long)j->K);
+    w_hat = w_hat ? w_hat : own;
+    if (!rc && target)
+        rc = download_target(j, target, e);
+    if (!rc && w_hat)
         grid_dequantize(j->q, w_hat);
-    if (j->in->h)
-        rc = measure(j, w_hat, e);
+    if (!rc && j->in->h)
+        rc = measure(j, w_hat, target ? target : j->in->w, e);
     free(own);
+    free(target);
     return rc;
 }
 
@@ -344,6 +478,8 @@ int gptq_quantize(struct backend *b, const struct gptq_input *in, struct qmatrix
         rc = prepare(&j, e);
     if (!rc)
         rc = quantize(&j, e);
+    if (!rc)
+        rc = refine(&j, e);
     if (!rc)
         rc = collect(&j, e);
     if (!rc)

@@ -20,8 +20,8 @@ int grid_check(const struct qmatrix *q, struct err *e)
 {
     int maxq = (1 << q->bits) - 1;
     for (int64_t i = 0; i < q->G * q->N; i++) {
-        float s = f16_to_f32(q->scales[i]);
-        if (!(s >= 0x1p-14f && s <= 65504.0f))
+        float s = f16_to_f32(q->scales[i]), size = s < 0 ? -s : s;
+        if (!(size >= 0x1p-14f && size <= 65504.0f))
             return err_set(e, ERR_NUMERIC, "scale %g of group %lld, output %lld is no normal f16 number", (double)s, (long long)(i / q->N),
                            (long long)(i % q->N));
         if (q->zeros[i] < 1 || q->zeros[i] > maxq)

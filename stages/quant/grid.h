@@ -12,7 +12,7 @@
 int64_t grid_groups(int64_t K, int group_size);
 /* w [N,K] f32, the caller's. */
 void grid_dequantize(const struct qmatrix *q, float *w);
-/* Codes below 2^bits, scales finite, positive and normal, zeros in 1..2^bits - 1, groups in range: what every checkpoint format can hold.
+/* Codes below 2^bits, scales finite and normal (negative ones too), zeros in 1..2^bits - 1, groups in range: what every checkpoint format can hold.
  * -ERR_NUMERIC naming the first offender. */
 int grid_check(const struct qmatrix *q, struct err *e);
 

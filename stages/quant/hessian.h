@@ -1,9 +1,10 @@
-/* The Hessian of one module's layer-wise problem, H = (2 / rows) * sum over rows of x^T x, gathered from activations as they come.
+/* The Hessian of one module's layer-wise problem, H = (2 / rows) * sum over rows of x^T x, gathered from activations as they come; where asked for, also
+ * P = (2 / rows) * sum of y^T x, for rows y that go with the x (what the module should have put out, or what the source model fed it).
  *
  *     struct hessian s;
- *     hessian_init(&s, backend, K, e);
- *     for each batch: hessian_add(&s, x, ldx, M, e);
- *     hessian_finish(&s, h, e);          h [K,K] f64 in host memory, both triangles
+ *     hessian_init(&s, backend, K, N, e);              N = 0: no y
+ *     for each batch: hessian_add(&s, x, K, y, N, M, e);
+ *     hessian_finish(&s, h, p, e);          h [K,K] f64 in host memory, both triangles; p [N,K] or NULL
  *     hessian_release(&s);
  *
  * Batches may have any number of rows: rows are regrouped here into the absolute blocks of HESSIAN_BLOCK_ROWS that the backend sums by, so
@@ -17,18 +18,21 @@
 
 struct hessian {
     struct backend *backend; /* borrowed */
-    int64_t K;
+    int64_t K, N;
     int64_t rows;      /* seen so far */
-    int64_t tail_rows; /* of them, waiting in tail */
+    int64_t tail_rows; /* of them, waiting in the tails */
     double *sum;       /* device [K,K], upper triangle; owned */
-    float *tail;       /* device [HESSIAN_BLOCK_ROWS,K]: the rows of an unfinished block; owned */
-    float *bounce;     /* host [K]: backends have no device-to-device copy; owned */
+    double *pair;      /* device [N,K]; owned */
+    float *tail;       /* device [HESSIAN_BLOCK_ROWS,K]: the rows x of an unfinished block; owned */
+    float *pair_tail;  /* device [HESSIAN_BLOCK_ROWS,N]: their y; owned */
+    float *bounce;     /* host, a row: backends have no device-to-device copy; owned */
 };
 
-int hessian_init(struct hessian *s, struct backend *b, int64_t K, struct err *e);
-int hessian_add(struct hessian *s, const float *x, int64_t ldx, int64_t M, struct err *e);
-/* Adds what waits, writes h; nothing can be added after. No rows at all: h is zero. */
-int hessian_finish(struct hessian *s, double *h, struct err *e);
+int hessian_init(struct hessian *s, struct backend *b, int64_t K, int64_t N, struct err *e);
+/* y is ignored where N = 0. */
+int hessian_add(struct hessian *s, const float *x, int64_t ldx, const float *y, int64_t ldy, int64_t M, struct err *e);
+/* Adds what waits, writes h and, unless NULL, p; nothing can be added after. No rows at all: both are zero. */
+int hessian_finish(struct hessian *s, double *h, double *p, struct err *e);
 void hessian_release(struct hessian *s); /* takes a zeroed struct too */
 
 /* Fills the lower triangle of h [K,K] from the upper one and scales both. */

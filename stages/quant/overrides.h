@@ -39,8 +39,8 @@ struct override_table {
     int failed_pattern; /* after an error: the pattern at fault, or -1; for the place in the manifest */
 };
 
-/* base: the stage's settings, already resolved by quant_params_resolve. dynamic: NULL or JSON null for none, object = map form, array =
- * list form. Errors are -ERR_MANIFEST and name pattern and module. Release the table in any case. */
+/* base: the stage's settings, already resolved by quant_params_resolve; a pattern's are set on top and resolved again, from what both wrote and the recipe.
+ * dynamic: NULL or JSON null for none, object = map form, array = list form. Errors are -ERR_MANIFEST and name pattern and module. Release the table in any case. */
 int overrides_resolve(struct override_table *t, const struct quant_params *base, const json_t *dynamic,
                       const struct override_module *modules, size_t count, struct err *e);
 void overrides_release(struct override_table *t); /* takes a zeroed table too */

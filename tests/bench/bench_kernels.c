@@ -93,7 +93,8 @@ struct bench {
     float *x, *y, *z;
     int64_t M, N, K;
     struct attn_args attn;
-    double *nll;
+    struct attn_back_args back;
+    double *nll, *h;
     int32_t *ids;
     struct kl_row *kl;
 };
@@ -246,6 +247,13 @@ static void bench_linear(struct bench *b, int64_t N, int64_t K)
     }
 }
 
+/* A line of an op that is held to the FMA peak. */
+static void arithmetic(struct bench *b, const char *what, void (*fn)(void *), double flops)
+{
+    if (strstr(what, only_op))
+        line(b, what, flops / best(fn, b) * 1e-9, "GFLOP/s", b->peak_gflops);
+}
+
 static void attention_run(void *arg)
 {
     struct bench *b = arg;
@@ -279,6 +287,59 @@ static void bench_attention(struct bench *b, int64_t rows, int64_t pos)
     free(b->y);
 }
 
+static void hessian_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->hessian(b->b, b->h, b->x, b->K, b->M, b->K, 0, NULL);
+}
+
+static void cross_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->cross(b->b, b->h, b->y, b->K, b->K, b->x, b->K, b->K, b->M, 0, NULL);
+}
+
+/* Sums over calibration rows: half the products of a cross make a hessian. */
+static void bench_sums(struct bench *b)
+{
+    b->M = 1024;
+    b->K = b->isa == ISA_SCALAR ? 96 : 1152;
+    b->x = floats((size_t)(b->M * b->K));
+    b->y = floats((size_t)(b->M * b->K));
+    b->h = must(calloc((size_t)(b->K * b->K), sizeof *b->h));
+    const double flops = (double)b->M * (double)b->K * (double)b->K;
+    arithmetic(b, "hessian", hessian_run, flops);
+    arithmetic(b, "cross", cross_run, 2 * flops);
+    free(b->x);
+    free(b->y);
+    free(b->h);
+}
+
+static void attention_back_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->attention_back(b->b, &b->back, NULL);
+}
+
+/* One sequence; five products of a query row with what it sees. */
+static void bench_attention_back(struct bench *b, int64_t T, int heads, int kv_heads, int D, int64_t window)
+{
+    const size_t nq = (size_t)(T * heads * D), nk = (size_t)(T * kv_heads * D);
+    const int64_t offsets[] = {0, T}, seen = window && window < T ? window * T - window * (window - 1) / 2 : T * (T + 1) / 2;
+    float *p[] = {floats(nq), floats(nq), floats(nk), floats(nk), floats(nq), floats(nk), floats(nk)};
+    b->back = (struct attn_back_args){.q = p[0], .dy = p[1], .k = p[2], .v = p[3], .dq = p[4], .dk = p[5], .dv = p[6], .offsets = offsets, .sequences = 1};
+    b->back.heads = heads;
+    b->back.kv_heads = kv_heads;
+    b->back.head_dim = D;
+    b->back.window = window;
+    b->back.scale = 0.125f;
+    char what[100];
+    snprintf(what, sizeof what, "attention_back T=%lld D=%d window=%lld", (long long)T, D, (long long)window);
+    arithmetic(b, what, attention_back_run, 10.0 * (double)seen * D * heads);
+    for (int i = 0; i < 7; i++)
+        free(p[i]);
+}
+
 static void rmsnorm_run(void *arg)
 {
     struct bench *b = arg;
@@ -289,6 +350,18 @@ static void silu_run(void *arg)
 {
     struct bench *b = arg;
     b->b->ops->silu_mul(b->b, b->y, b->x, b->z, b->M * b->K, NULL);
+}
+
+static void rmsnorm_back_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->rmsnorm_back(b->b, b->y, b->x, b->z, b->M, b->K, 1e-6f, NULL);
+}
+
+static void silu_back_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->silu_back(b->b, b->x, b->z, b->M * b->K, NULL);
 }
 
 static void add_run(void *arg)
@@ -329,6 +402,8 @@ static void bench_rows(struct bench *b)
     b->kl = must(calloc(512, sizeof *b->kl));
     row_op(b, "rmsnorm", rmsnorm_run, 2 * bytes);
     row_op(b, "silu_mul", silu_run, 3 * bytes);
+    row_op(b, "rmsnorm_back", rmsnorm_back_run, 3 * bytes);
+    row_op(b, "silu_back", silu_back_run, 4 * bytes);
     row_op(b, "add", add_run, 3 * bytes);
     row_op(b, "nll", nll_run, 1 * bytes);
     row_op(b, "kl", kl_run, 2 * bytes);
@@ -355,6 +430,12 @@ static int run(enum isa isa, int threads)
     bench_linear(&b, slow ? 256 : 4096, slow ? 256 : 4096);
     bench_attention(&b, 1, slow ? 100 : 4000);
     bench_attention(&b, slow ? 16 : 512, 0);
+    bench_attention_back(&b, slow ? 32 : 512, 9, 3, 64, 0);
+    if (!slow)
+        bench_attention_back(&b, 2048, 8, 4, 128, 0);
+    if (!slow)
+        bench_attention_back(&b, 2048, 8, 4, 64, 512);
+    bench_sums(&b);
     if (!slow)
         bench_rows(&b);
     b.b->destroy(b.b);

@@ -14,10 +14,21 @@ print(" ".join(n + "=" + (rows[n]["action"] if n in rows else "absent") for n in
 
 run plan $m
 is "$rc" 2 "plan of a fresh checkout says there is work"
+is "$(grep -c recipe out err | tr '\n' ' ')" "out:0 err:1 " "and says once what the recipe is"
+like "$(cat err)" 'w4: recipe best: compensate 0\.75, residual 0\.75, scale_search gptq \(16 candidates\), signed_scales, refine_sweeps 4, refit_scales, output_metric local, scale_dtype f16$' \
+    "what it resolves to"
 run apply $m
 is "$rc" 0 "quickstart applies"
 ok "$(test -f dist/quickstart/model.safetensors; echo $?)" "the checkpoint folder is there"
 ok "$(test -f gptqpipe.lock; echo $?)" "the lock file is beside the manifest"
+is "$(python3 -c 'import json
+want = {"name": "best", "compensate": 0.75, "compensate_residual": 0.75, "scale_search": "gptq", "scale_candidates": 16, "signed_scales": True, "refine_sweeps": 4,
+        "refit_scales": True, "output_metric": "local", "scale_dtype": "f16"}
+folder = "dist/quickstart/"
+print([json.load(open(folder + "quantize_config.json"))["meta"]["recipe"] == want, json.load(open(folder + "config.json"))["quantization_config"]["meta"]["recipe"] == want,
+       json.load(open(folder + "gptqpipe.json"))["made_from"]["recipe"] == want])')" '[True, True, True]' "configs and provenance carry the recipe"
+like "$(cat dist/quickstart/README.md)" '^Recipe best: compensate 0\.75, .*scale_dtype f16 \(a module with an override may differ' "the model card too"
+like "$(cat dist/quickstart/README.md)" '^Scales may be negative: ' "and says that scales may be negative"
 run plan $m
 is "$rc" 0 "then plan has nothing to do"
 
@@ -85,8 +96,40 @@ is "$(actions calib w/layer.0 w/layer.1 w/layer.2 w/layer.3 w/layer.4)" "calib=h
     "layer 3's override changed: exactly that layer runs"
 run apply --json three.yaml --set bits0=4
 like "$(tail -n 1 out)" '"ran":2' "apply replays layers 0 to 2 and runs 3 and 4"
+# parts of the recipe are in the keys, module by module
+cp three.yaml kept.yaml
+sed -i 's/bits: 8 }/bits: 8, refine_sweeps: 2 }/' three.yaml
+run plan --json three.yaml --set bits0=4
+is "$(actions w/layer.2 w/layer.3)" "w/layer.2=hit w/layer.3=run" "a part of the recipe changed for layer 3: it runs"
+like "$(grep '"w/layer.3"' out)" '"field":"[^"]*up_proj[^"]*refine_sweeps' "and the field is named"
+sed 's/      calibration: calib/&\n      scale_candidates: 16/' kept.yaml >three.yaml
+run plan --json three.yaml --set bits0=4
+is "$(grep -vc '"hit"' out)" 0 "writing what the recipe gives changes no key"
+sed 's/      calibration: calib/&\n      recipe: gptqmodel/' kept.yaml >three.yaml
+run plan --json three.yaml --set bits0=4
+is "$(actions calib w/layer.0)" "calib=hit w/layer.0=run" "another recipe runs the layers"
+like "$(cat err)" 'w: recipe gptqmodel: scale_search minmax, scale_dtype f16$' "and is named"
+cp kept.yaml three.yaml
+
 run explain w/layer.3 three.yaml
 is "$rc" 0 "explain answers"
+
+# lm_head alone: nothing behind it for output_metric and compensate_residual, whatever the recipe says
+cat >head.yaml <<'Y'
+version: 1
+name: head
+stages:
+  model: { fetch: { file: quickstart/model } }
+  text:  { fetch: { file: quickstart/calib.jsonl } }
+  calib: { calibrate: { model: model, data: text, samples: 8, sequence_length: 64 } }
+  w:     { quantize: { model: model, calibration: calib, lm_head: true, dynamic: { '-:^model\..*$': {} } } }
+Y
+run apply head.yaml
+is "$rc" 0 "lm_head alone applies"
+run show w/lm_head --json head.yaml
+is "$(python3 -c 'import json
+m = json.load(open("out"))["metrics"]["modules"]["lm_head"]
+print(m["compensate"], m["compensate_residual"], m["output_metric"], m["refine_sweeps"], m["signed_scales"])')" "0.75 0.0 none 4 True" "without what needs a layer behind it"
 
 run cache verify
 is "$rc" 0 "cache verify is clean"

@@ -84,6 +84,26 @@ manifest "dynamic: { '-:.*experts.*': {} }" >m.yaml
 refused 65 "experts.*matches no" 'unmatched pattern'
 manifest "dynamic: { '+:^model\\.layers\\.1\\.self_attn\\.k_proj\$': { bits: 8 } }" >m.yaml
 refused 65 'qkv_proj.*model\.layers\.1\.self_attn\.q_proj is bits 4.*model\.layers\.1\.self_attn\.k_proj is bits 8' 'mixed settings in a fused set'
+manifest 'recipe: bestt' >m.yaml
+refused 65 "^m\.yaml:7:[0-9]+: error: .*'recipe' must be one of best\|gptqmodel, not 'bestt' \(did you mean 'best'" 'unknown recipe'
+manifest 'compensate: 1.5' >m.yaml
+refused 65 '^m\.yaml:7:[0-9]+: error: .*compensate must lie in 0\.\.1, not 1\.5' 'compensate out of range'
+manifest 'signed_scales: true, sym: false' >m.yaml
+refused 65 '^m\.yaml:7:[0-9]+: error: .*signed_scales true needs sym true, but sym is false' 'signed and asymmetric'
+manifest 'scale_search: gptq, static_groups: true' >m.yaml
+refused 65 '^m\.yaml:7:[0-9]+: error: .*scale_search gptq needs .*, but static_groups true' 'search in the loop with scales from before it'
+manifest 'scale_search: minmax, mse: 2.4' >m.yaml
+refused 65 '^m\.yaml:7:[0-9]+: error: .*mse 2\.4 is the exponent of scale_search mse, but scale_search is minmax' 'norm without its search'
+manifest 'recipe: gptqmodel, refit_scales: true' >m.yaml
+refused 65 '^m\.yaml:7:[0-9]+: error: .*refit_scales true needs refine_sweeps of 1 or more, but refine_sweeps is 0' 'refit without sweeps'
+manifest 'method: rtn, output_metric: local' >m.yaml
+refused 65 '^m\.yaml:7:[0-9]+: error: .*output_metric local needs method gptq, but method is rtn' 'metric of plain rounding'
+manifest "signed_scales: true, dynamic: { '+:^model\.layers\.1\.mlp\.down_proj\$': { sym: false } }" 'target: transformers' >m.yaml
+refused 65 "^m\.yaml:7:[0-9]+: error: .*pattern .*down_proj.*signed_scales true needs sym true, but sym is false" 'a pair that only a pattern makes'
+manifest "dynamic: { '+:^model\.layers\.1\.mlp\.down_proj\$': { recipe: gptqmodel } }" >m.yaml
+refused 65 "^m\.yaml:7:[0-9]+: error: .*'recipe' is no setting of a module" 'a recipe by module'
+manifest 'scale_serch: mse' >m.yaml
+refused 65 "^m\.yaml:7:[0-9]+: error: .*scale_serch.*scale_search" 'misspelt part names the nearest'
 manifest 'bit: 4' >m.yaml
 refused 65 "^m\.yaml:7:[0-9]+: error: .*'?bit'?.*bits" 'unknown field names the nearest'
 

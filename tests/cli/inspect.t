@@ -73,6 +73,24 @@ is "$(py "b = open('g.npy','rb').read()
 n = struct.unpack('<H', b[8:10])[0]
 print(eval(b[10:10 + n])['shape'], eval(b[10:10 + n])['descr'])")" '(128,) <i4' 'NumPy file of integers'
 
+# Negative scales: every second one of a module.
+cp -r $Q "$work/signed"
+py "f = File('signed/model.safetensors')
+a = f.head['$T.scales']['data_offsets'][0]
+b = bytearray(open('signed/model.safetensors', 'rb').read())
+at = len(b) - len(f.data) + a
+for i in range(at + 1, at + len(f.raw('$T.scales')), 4):
+    b[i] |= 0x80
+open('signed/model.safetensors', 'wb').write(b)"
+run inspect "$work/signed" --tensor $T --dequant -o "$work/s.f32"
+is "$(py "w = open('s.f32','rb').read()
+print(w == dequant(File('signed/model.safetensors'), '$T', 4), w == open('w.f32','rb').read())")" 'True False' 'negative scales, dequantized bit for bit'
+run inspect "$work/signed" --check
+is "$rc" 0 'negative scales pass --check'
+run inspect "$work/signed"
+like "$(cat "$work/out")" '^model\.layers\.0\.self_attn\.k_proj .*sym +50\.0% ' 'the share of negative scales'
+like "$(cat "$work/out")" '^model\.layers\.0\.self_attn\.q_proj .*sym +0\.0% ' 'and none elsewhere'
+
 # Artifacts of the pipeline.
 python3 - "$work" <<'Y'
 import json, struct, sys
@@ -86,19 +104,19 @@ def write(path, tensors):
     open(path, "wb").write(struct.pack("<Q", len(h)) + h + data)
 d = sys.argv[1]
 write(d + "/calibration.safetensors", {"input_ids": ("I32", [7], struct.pack("<7i", *range(7))), "offsets": ("I64", [4], struct.pack("<4q", 0, 3, 3, 7))})
-# N=2, K=16, group 8, 4 bits: code of row n, input k is (n + k) mod 16; scales 0.5 and 0.25 by group; zero 8
+# N=2, K=16, group 8, 4 bits: code of row n, input k is (n + k) mod 16; scales 0.5 (row 1: -0.5) and 0.25 by group; zero 8
 codes = bytes((n + k) % 16 | (n + k + 1) % 16 << 4 for n in range(2) for k in range(0, 16, 2))
 write(d + "/layer.0.safetensors", {
-    "mlp.up_proj.codes": ("U8", [2, 8], codes), "mlp.up_proj.scales": ("F16", [2, 2], struct.pack("<4e", 0.5, 0.5, 0.25, 0.25)),
+    "mlp.up_proj.codes": ("U8", [2, 8], codes), "mlp.up_proj.scales": ("F16", [2, 2], struct.pack("<4e", 0.5, -0.5, 0.25, 0.25)),
     "mlp.up_proj.zeros": ("U8", [2, 2], b"\x08" * 4), "mlp.up_proj.g_idx": ("I32", [16], struct.pack("<16i", *(k // 8 for k in range(16))))})
-want = [(0.5 if k < 8 else 0.25) * ((n + k) % 16 - 8) for n in range(2) for k in range(16)]
+want = [((-0.5 if n else 0.5) if k < 8 else 0.25) * ((n + k) % 16 - 8) for n in range(2) for k in range(16)]
 open(d + "/want.f32", "wb").write(struct.pack("<32f", *want))
 Y
 run inspect "$work/calibration.safetensors" --json
 is "$(python3 -c 'import json, sys; o = json.load(open(sys.argv[1])); c = o["calibration"]; print(o["kind"], c["samples"], c["tokens"], c["shortest"], c["longest"])' "$work/out")" \
     'calibration 3 7 0 4' 'calibration'
 run inspect "$work/layer.0.safetensors"
-like "$(cat "$work/out")" '^mlp\.up_proj +2x16 +4 +8 ' 'layer artifact'
+like "$(cat "$work/out")" '^mlp\.up_proj +2x16 +4 +8 +25\.0% ' 'layer artifact'
 run inspect "$work/layer.0.safetensors" --tensor mlp.up_proj --dequant -o "$work/l.f32"
 ok "$(cmp -s "$work/l.f32" "$work/want.f32"; echo $?)" 'layer artifact, dequantized'
 

@@ -347,7 +347,7 @@ static void refused(struct rig *r)
     tap_ok(b->ops->hessian(b, h, u, 1, 1, 1, 0, &err) == -ERR_UNSUPPORTED && b->ops->gptq(b, NULL, &err) == -ERR_UNSUPPORTED &&
                b->ops->cross(b, h, u, 1, 1, u, 1, 1, 1, 0, &err) == -ERR_UNSUPPORTED && b->ops->refine(b, NULL, &err) == -ERR_UNSUPPORTED &&
                b->ops->fit(b, u, 1, 1, 1, NULL, NULL, NULL, &err) == -ERR_UNSUPPORTED && b->ops->quad_form(b, u, h, 1, 1, h, &err) == -ERR_UNSUPPORTED &&
-               b->ops->silu_back(b, u, u, 1, &err) == -ERR_UNSUPPORTED && b->ops->rmsnorm_back(b, u, u, u, 1, 1, 0, &err) == -ERR_UNSUPPORTED &&
+               b->ops->silu_back(b, u, u, 1, &err) == -ERR_UNSUPPORTED && b->ops->mix(b, u, 1, u, 1, 1, &err) == -ERR_UNSUPPORTED && b->ops->rmsnorm_back(b, u, u, u, 1, 1, 0, &err) == -ERR_UNSUPPORTED &&
                b->ops->attention_back(b, NULL, &err) == -ERR_UNSUPPORTED,
            "and the others");
     tap_ok(b->ops->kv_create(b, 1, 1, 512, 10, &kv, &err) == -ERR_UNSUPPORTED && !strcmp(err.text, "heads of 512: the CUDA attention serves up to 256"), "large heads");

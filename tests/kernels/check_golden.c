@@ -1,5 +1,5 @@
-/* The bits of class `cpu` for inference: one digest of every op's results, the same on every machine, ISA, number of threads and compiler. When it changes,
- * results in caches are no longer what the kernels make: raise the revisions of the node kinds that run them, and then the constant here. */
+/* The bits of class `cpu`: a digest of the results of every op of inference and one of the sums and gradients of calibration, the same on every machine, ISA, number of threads and compiler. When it changes,
+ * results in caches are no longer what the kernels make: raise the revisions of the node kinds that run its ops, and then the constant here. */
 #include "tests/kernels/util.h"
 
 enum { M = 19, K = 96, N = 70, HEADS = 6, KV_HEADS = 2, D = 16 };
@@ -71,6 +71,35 @@ static uint64_t all_ops(struct backend *b)
     return h;
 }
 
+/* hessian, cross, rmsnorm_back, silu_back, attention_back. */
+static uint64_t calibration_ops(struct backend *b)
+{
+    enum { ROWS = 2 * HESSIAN_BLOCK_ROWS + 5, IN = 50, OUT = 30, ONE = M * HEADS * D, KV = M * KV_HEADS * D };
+    static float x[ROWS * IN], y[ROWS * OUT], in[3 * ONE + 2 * KV], out[ONE + 2 * KV];
+    static double sums[IN * IN + IN * OUT];
+    static const int64_t offsets[] = {0, 2, M};
+    uint64_t seed = 12, h = 0xcbf29ce484222325u;
+    fill(x, ROWS * IN, FILL_DENORMAL, &seed);
+    fill(y, ROWS * OUT, FILL_PLAIN, &seed);
+    fill(in, 3 * ONE + 2 * KV, FILL_DENORMAL, &seed);
+    memset(sums, 0, sizeof sums);
+    assert_int_equal(b->ops->hessian(b, sums, x, IN, ROWS, IN, 0, NULL), 0);
+    assert_int_equal(b->ops->cross(b, sums + IN * IN, x, IN, IN, y, OUT, OUT, ROWS, 0, NULL), 0);
+    h = fnv(h, sums, sizeof sums);
+    float *q = in, *dy = q + ONE, *z = dy + ONE, *k = z + ONE, *v = k + KV;
+    struct attn_back_args a = {.q = q, .dy = dy, .k = k, .v = v, .dq = out, .dk = out + ONE, .dv = out + ONE + KV, .heads = HEADS, .kv_heads = KV_HEADS};
+    a.head_dim = D;
+    a.window = 9;
+    a.scale = 0.25f;
+    a.offsets = offsets;
+    a.sequences = 2;
+    assert_int_equal(b->ops->attention_back(b, &a, NULL), 0);
+    h = fnv(h, out, sizeof out);
+    b->ops->rmsnorm_back(b, dy, q, z, M, HEADS * D, 1e-5f, NULL);
+    b->ops->silu_back(b, q, z, ONE, NULL);
+    return fnv(h, in, sizeof in);
+}
+
 static void golden(void **state)
 {
     (void)state;
@@ -80,6 +109,9 @@ static void golden(void **state)
             uint64_t h = all_ops(r.b);
             if (h != 0x59e41220f3b4725)
                 fail_msg("%s, %d threads: digest 0x%llx", isa_name((enum isa)isa), t, (unsigned long long)h);
+            h = calibration_ops(r.b);
+            if (h != 0xc4e2d1c1dfc36378)
+                fail_msg("%s, %d threads: digest of calibration 0x%llx", isa_name((enum isa)isa), t, (unsigned long long)h);
             rig_free(&r);
         }
 }

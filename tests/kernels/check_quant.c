@@ -12,57 +12,7 @@
 
 #include <cmocka.h>
 
-#include "kernels/cpu/cpu_ops.h"
-#include "pipeline/base/pool.h"
-
-enum { GUARD = 64 };
-
-static uint32_t seed = 1;
-
-static float bell(void)
-{
-    double sum = 0;
-    for (int i = 0; i < 4; i++)
-        sum += (double)(seed = seed * 1664525u + 1013904223u) / 0x1p32 - 0.5;
-    return (float)sum;
-}
-
-/* bytes of output, filled with a pattern and followed by a guard. */
-static void *guarded(size_t bytes)
-{
-    unsigned char *p = aligned_alloc(64, (bytes + GUARD + 63) / 64 * 64);
-    assert_non_null(p);
-    memset(p, 0xa5, bytes + GUARD);
-    return p;
-}
-
-static void check_guard(const void *p, size_t bytes)
-{
-    for (size_t i = 0; i < GUARD; i++)
-        assert_int_equal(((const unsigned char *)p)[bytes + i], 0xa5);
-}
-
-static float *random_floats(int64_t n)
-{
-    float *p = guarded((size_t)n * sizeof *p);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = bell();
-    return p;
-}
-
-/* Calls fn for every row that this machine runs, with 1, 2 and 7 threads, the scalar row first. */
-static void each_row(void (*fn)(const struct cpu_kernels *k, const struct parallel *par, bool first, void *arg), void *arg)
-{
-    bool first = true;
-    for (enum isa isa = ISA_SCALAR; isa <= isa_best(); isa++)
-        for (int i = 0; i < 3; i++) {
-            struct pool *pool = pool_create((const int[]){1, 2, 7}[i]);
-            struct parallel par = {pool_run, pool, pool_threads(pool)};
-            fn(cpu_kernels(isa), &par, first, arg);
-            first = false;
-            pool_free(pool);
-        }
-}
+#include "tests/kernels/quant_util.h"
 
 struct hessian_case {
     int64_t M, K, ldx, row0;
@@ -123,21 +73,100 @@ static void hessian(void **state)
     assert_string_equal(e.text, "hessian: first row 3 is not a multiple of 256");
 }
 
-/* A random positive definite matrix. */
-static double *random_spd(int64_t K)
+struct cross_case {
+    int64_t M, Ka, Kb, lda, ldx, row0;
+    const float *a, *x;
+    double *first;
+};
+
+static void run_cross(const struct cpu_kernels *k, const struct parallel *par, bool first, void *arg)
 {
-    int64_t M = K + 10;
-    float *x = random_floats(M * K);
-    double *h = malloc((size_t)(K * K) * sizeof *h);
-    for (int64_t i = 0; i < K; i++)
-        for (int64_t j = 0; j <= i; j++) {
-            double sum = i == j ? 0.05 * (double)K : 0;
-            for (int64_t t = 0; t < M; t++)
-                sum += (double)x[t * K + i] * (double)x[t * K + j];
-            h[i * K + j] = h[j * K + i] = sum;
+    struct cross_case *t = arg;
+    size_t n = (size_t)(t->Ka * t->Kb), bytes = n * sizeof(double);
+    double *c = guarded(bytes);
+    struct cross_args a = {.c = c, .a = t->a, .x = t->x, .lda = t->lda, .Ka = t->Ka, .ldx = t->ldx, .Kb = t->Kb, .M = t->M, .row0 = t->row0};
+    struct err e = {0};
+    for (size_t i = 0; i < n; i++)
+        c[i] = (double)i;
+    assert_int_equal(k->cross_f32(par, &a, &e), 0);
+    check_guard(c, bytes);
+    if (!first) {
+        assert_memory_equal(c, t->first, bytes);
+        free(c);
+        return;
+    }
+    t->first = c;
+    for (int64_t i = 0; i < t->Ka; i++)
+        for (int64_t j = 0; j < t->Kb; j++) {
+            double sum = 0, size = 0, was = (double)(i * t->Kb + j), exact = was;
+            float chain = 0;
+            for (int64_t m = 0; m < t->M; m++) {
+                float a1 = t->a[m * t->lda + i], x1 = t->x[m * t->ldx + j];
+                sum += (double)a1 * (double)x1;
+                size += fabs((double)a1 * (double)x1);
+                chain = fmaf(a1, x1, chain);
+                if ((m + 1) % HESSIAN_BLOCK_ROWS == 0 || m + 1 == t->M) {
+                    exact += (double)chain;
+                    chain = 0;
+                }
+            }
+            assert_true(fabs(c[i * t->Kb + j] - was - sum) <= size * 256 * 0x1p-24 + was * 1e-12); /* as in run_hessian */
+            assert_true(c[i * t->Kb + j] == exact);                                                 /* the order that the contract gives */
         }
+}
+
+/* The upper triangle of the cross of a matrix with itself is its hessian, to the bit. */
+static void run_cross_is_hessian(const struct cpu_kernels *k, const struct parallel *par, bool first, void *arg)
+{
+    enum { M = 1100, K = 100 };
+    double *h = calloc(K * K, sizeof *h), *c = calloc(K * K, sizeof *c);
+    struct cross_args a = {.c = c, .a = arg, .x = arg, .lda = K, .Ka = K, .ldx = K, .Kb = K, .M = M};
+    struct err e = {0};
+    (void)first;
+    assert_int_equal(k->hessian_f32(par, h, arg, K, M, K, 0, &e), 0);
+    assert_int_equal(k->cross_f32(par, &a, &e), 0);
+    for (int i = 0; i < K; i++)
+        for (int j = 0; j < K; j++) {
+            assert_memory_equal(&c[i * K + j], &h[i <= j ? i * K + j : j * K + i], sizeof *c);
+            assert_true(i <= j || h[i * K + j] == 0);
+        }
+    free(h);
+    free(c);
+}
+
+static void cross(void **state)
+{
+    static const int64_t cases[][6] = {
+        {1,    1,   1,  1,   1,  0  },
+        {5,    17,  3,  20,  9,  256},
+        {256,  48,  96, 48,  96, 0  },
+        {300,  97,  50, 101, 51, 512},
+        {1400, 10, 110, 10, 110, 0  },
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const int64_t *n = cases[i];
+        struct cross_case c = {.M = n[0], .Ka = n[1], .Kb = n[2], .lda = n[3], .ldx = n[4], .row0 = n[5]};
+        float *a = random_floats(c.M * c.lda), *x = random_floats(c.M * c.ldx);
+        c.a = a;
+        c.x = x;
+        each_row(run_cross, &c);
+        free(a);
+        free(x);
+        free(c.first);
+    }
+    float *x = random_floats(1100 * 100);
+    each_row(run_cross_is_hessian, x);
     free(x);
-    return h;
+    struct parallel par = {pool_run, NULL, 1};
+    struct backend *b;
+    struct err e = {0};
+    assert_int_equal(cpu_backend_create(ISA_AUTO, &par, &b, &e), 0);
+    assert_int_equal(b->ops->cross(b, NULL, NULL, 4, 4, NULL, 4, 4, 2, 3, &e), -ERR_SHAPE);
+    assert_string_equal(e.text, "cross: first row 3 is not a multiple of 256");
+    assert_int_equal(b->ops->cross(b, NULL, NULL, 4, 4, NULL, 4, 5, 2, 0, &e), -ERR_SHAPE);
+    assert_string_equal(e.text, "cross of 4 and 5 inputs with row strides 4 and 4");
+    b->destroy(b);
 }
 
 struct factor_case {
@@ -318,7 +347,7 @@ static void gptq(void **state)
         struct gptq_case the_case = {
             .N = cases[i].N, .K = cases[i].K, .group_size = cases[i].group_size, .rtn = cases[i].rtn, .fixed = cases[i].fixed};
         struct gptq_case *c = &the_case;
-        c->grid = (struct quant_grid){cases[i].bits, cases[i].sym, cases[i].mse};
+        c->grid = (struct quant_grid){.bits = cases[i].bits, .sym = cases[i].sym, .mse = cases[i].mse, .search = cases[i].mse > 0 ? GRID_MSE : GRID_MINMAX};
         float *w = random_floats(c->N * c->K), *u = malloc((size_t)(c->K * c->K) * sizeof *u);
         double *h = random_spd(c->K);
         int64_t bad;
@@ -339,7 +368,7 @@ static void run_fit(const struct cpu_kernels *k, const struct parallel *par, boo
     enum { N = 53, K = 40, LDW = 45 };
     static uint16_t want_scales[N];
     static uint8_t want_zeros[N];
-    const struct quant_grid grid = {3, false, 2.4};
+    const struct quant_grid grid = {.bits = 3, .sym = false, .mse = 2.4, .search = GRID_MSE};
     uint16_t *scales = guarded(N * sizeof *scales);
     uint8_t *zeros = guarded(N), *codes = malloc(N * K);
     float *w = malloc(N * K * sizeof *w);
@@ -449,7 +478,7 @@ static void bench(int64_t K, int64_t N, int64_t M)
         .w = work,
         .u = u,
         .group = group,
-        .grid = {4, true, 0},
+        .grid = {.bits = 4, .sym = true},
         .codes = malloc(nk),
         .scales = malloc((size_t)(G * N) * 2),
         .zeros = malloc((size_t)(G * N)),
@@ -470,12 +499,13 @@ static void bench(int64_t K, int64_t N, int64_t M)
         t = thread_seconds();
         kernels->factor_f64(&par, h, u, K, &bad, &e);
         report("factor_f64", isa, thread_seconds() - t, k * k * k / 3);
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < 3; i++) {
+            static const char *const names[] = {"gptq_f32", "gptq_f32 mse", "gptq_f32 gptq"};
             memcpy(work, w, nk * sizeof *work);
-            a.grid.mse = i ? 2.4 : 0;
+            a.grid = (struct quant_grid){.bits = 4, .sym = true, .mse = i == 1 ? 2.4 : 0, .search = (enum grid_search)i, .candidates = 16, .signed_scales = i == 2};
             t = thread_seconds();
             kernels->gptq_f32(&par, &a, &e);
-            report(i ? "gptq_f32 mse" : "gptq_f32", isa, thread_seconds() - t, k * k * n / 2);
+            report(names[i], isa, thread_seconds() - t, k * k * n / 2 + (i == 2 ? 32.0 * n * k * 64 : 0));
         }
         t = thread_seconds();
         kernels->quad_form_f64(&par, work, full, N, K, &out, &e);
@@ -491,8 +521,8 @@ int main(int argc, char **argv)
         return 0;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hessian), cmocka_unit_test(factor), cmocka_unit_test(bad_pivots),
-        cmocka_unit_test(gptq),    cmocka_unit_test(fit),    cmocka_unit_test(quad_form),
+        cmocka_unit_test(hessian), cmocka_unit_test(cross), cmocka_unit_test(factor),    cmocka_unit_test(bad_pivots),
+        cmocka_unit_test(gptq),    cmocka_unit_test(fit),   cmocka_unit_test(quad_form),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* embed, rmsnorm, rope, silu_mul, add: equal bits in every ISA and on any number of threads; the scalar row close to f64. */
+/* embed, rmsnorm, rmsnorm_back, rope, silu_mul, silu_back, add: equal bits in every ISA and on any number of threads; the scalar row close to f64. */
 #include "tests/kernels/util.h"
 
 static const int threads[] = {1, 2, 7};
@@ -36,6 +36,12 @@ static void run_rmsnorm(struct backend *b, float *y, const void *p)
     assert_int_equal(b->ops->rmsnorm(b, y, y, a->a, a->M, a->K, 1e-6f, NULL), 0);
 }
 
+static void run_rmsnorm_back(struct backend *b, float *y, const void *p)
+{
+    const struct arg *a = p;
+    assert_int_equal(b->ops->rmsnorm_back(b, y, a->b, a->a, a->M, a->K, 1e-6f, NULL), 0);
+}
+
 static void run_rope(struct backend *b, float *y, const void *p)
 {
     const struct arg *a = p;
@@ -46,6 +52,13 @@ static void run_silu_mul(struct backend *b, float *y, const void *p)
 {
     const struct arg *a = p;
     assert_int_equal(b->ops->silu_mul(b, y, y, a->b, a->K, NULL), 0);
+}
+
+/* y: gate, then up. */
+static void run_silu_back(struct backend *b, float *y, const void *p)
+{
+    const struct arg *a = p;
+    assert_int_equal(b->ops->silu_back(b, y, y + a->K, a->K, NULL), 0);
 }
 
 static void run_add(struct backend *b, float *y, const void *p)
@@ -90,6 +103,84 @@ static void rmsnorm(void **state)
             free(x);
             free(y);
             free(w);
+        }
+}
+
+/* One row of rmsnorm_back against f64. The sums have K / 16 + 4 roundings, r has half of the first one's relative error and five more; half a
+ * smallest denormal can be lost in each product. */
+static void check_rmsnorm_back(const float *got, const float *dy, const float *x, const float *w, int64_t K)
+{
+    double sum = 0, mean = 0, size = 0, n = (double)K;
+    for (int64_t k = 0; k < K; k++) {
+        sum += (double)x[k] * (double)x[k];
+        mean += (double)x[k] * (double)w[k] * (double)dy[k] / n;
+        size += fabs((double)x[k] * (double)w[k] * (double)dy[k]) / n;
+    }
+    double r = 1 / sqrt(sum / n + (double)1e-6f), off_r = n / 32 + 7, off_mean = n / 16 + 7;
+    for (int64_t k = 0; k < K; k++) {
+        double g = (double)w[k] * (double)dy[k], want = r * (g - (double)x[k] * r * r * mean);
+        double bound = r * (fabs(g) * (off_r + 3) + fabs((double)x[k]) * r * r * size * (off_mean + 3 * off_r + 5)) * 0x1p-24;
+        bound += (1 + r) * (1 + fabs((double)x[k])) * 0x1p-148;
+        if (!(fabs((double)got[k] - want) <= bound))
+            fail_msg("%lld of %lld: %g, not %g", (long long)k, (long long)K, (double)got[k], want);
+    }
+}
+
+static void rmsnorm_back(void **state)
+{
+    (void)state;
+    uint64_t seed = 5;
+    static const int64_t shapes[][2] = {{1, 1}, {3, 15}, {2, 16}, {5, 4097}, {300, 515}};
+    for (int i = 0; i < 5; i++)
+        for (int how = 0; how < FILL_COUNT; how++) {
+            int64_t M = shapes[i][0], K = shapes[i][1];
+            size_t n = (size_t)(M * K);
+            float *x = malloc(n * 4), *dy = malloc(n * 4), *dx = malloc(n * 4), *w = malloc((size_t)K * 4);
+            fill(x, n, (enum fill)how, &seed);
+            for (size_t j = 0; how == FILL_LARGE && j < n; j++)
+                x[j] *= 1e-3f; /* as in rmsnorm */
+            fill(dy, n, how == FILL_DENORMAL ? FILL_DENORMAL : FILL_PLAIN, &seed);
+            fill(w, (size_t)K, FILL_PLAIN, &seed);
+            compare(dy, n, run_rmsnorm_back, &(struct arg){.M = M, .K = K, .a = w, .b = x}, dx);
+            for (int64_t m = 0; m < M; m++)
+                check_rmsnorm_back(dx + m * K, dy + m * K, x + m * K, w, K);
+            free(x);
+            free(dy);
+            free(dx);
+            free(w);
+        }
+}
+
+/* s = sigmoid is 3 units off at most, which 1 - s takes over absolutely; four more roundings, relative to the terms of 1 + g (1 - s). Below -88 as in elementwise. */
+static void check_silu_back(const float *got, const float *in, size_t n)
+{
+    for (size_t j = 0; j < n; j++) {
+        double g = (double)in[j], u = (double)in[n + j], s = 1 / (1 + exp(-g)), rest = 1 / (1 + exp(g)), tiny = 0x1p-126 * (fabs(g) + 1);
+        double want = u * s * (1 + g * rest), off = fabs(u) * s * ((6 + 4) * (1 + fabs(g) * rest) + 6 * fabs(g) * s) * 0x1p-24;
+        if (!(fabs((double)got[j] - want) <= off + tiny * (fabs(u) + 1)))
+            fail_msg("silu'(%g) * %g = %g, not %g", g, u, (double)got[j], want);
+        if (!(fabs((double)got[n + j] - g * s) <= 6 * 0x1p-24 * fabs(g * s) + tiny))
+            fail_msg("silu(%g) = %g, not %g", g, (double)got[n + j], g * s);
+    }
+}
+
+static void silu_back(void **state)
+{
+    (void)state;
+    uint64_t seed = 6;
+    static const int64_t sizes[] = {1, 15, 16, 17, 1000, 300001};
+    for (int i = 0; i < 6; i++)
+        for (int how = 0; how < FILL_COUNT; how++) {
+            size_t n = (size_t)sizes[i];
+            float *in = malloc(2 * n * 4), *out = malloc(2 * n * 4);
+            fill(in, n, (enum fill)how, &seed);
+            fill(in + n, n, FILL_PLAIN, &seed);
+            for (size_t j = 0; j < n; j++)
+                in[j] *= j % 3 == 0 ? 90.0f : j % 3 == 1 ? 4.0f : 1.0f;
+            compare(in, 2 * n, run_silu_back, &(struct arg){.K = sizes[i]}, out);
+            check_silu_back(out, in, n);
+            free(in);
+            free(out);
         }
 }
 
@@ -188,6 +279,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rmsnorm),
+        cmocka_unit_test(rmsnorm_back),
+        cmocka_unit_test(silu_back),
         cmocka_unit_test(rope),
         cmocka_unit_test(elementwise),
         cmocka_unit_test(embed),

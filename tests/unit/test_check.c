@@ -264,6 +264,14 @@ static void scales_groups(struct copy *c) { reshape(piece(c, "model.layers.1.mlp
 static void zeros_v2(struct copy *c) { fill(piece(c, Q0, "qzeros"), 0x88888888u); }
 static void zeros_one(struct copy *c) { piece(c, Q0, "qzeros")->data[5] = 0x73; }
 static void scale_zero(struct copy *c) { memset(piece(c, "model.layers.1.mlp.down_proj", "scales")->data + 2 * 130, 0, 2); }
+static void scale_minus_infinity(struct copy *c) { memcpy(piece(c, Q0, "scales")->data + 6, &(uint16_t){0xfc00}, 2); }
+static void scale_minus_zero(struct copy *c) { memcpy(piece(c, Q0, "scales")->data + 6, &(uint16_t){0x8000}, 2); }
+static void scales_negative(struct copy *c)
+{
+    struct piece *p = piece(c, Q0, "scales");
+    for (size_t i = 1; i < p->bytes; i += 4)
+        p->data[i] |= 0x80;
+}
 static void scale_nan(struct copy *c) { memset(piece(c, Q0, "scales")->data + 6, 0xff, 2); }
 static void norm_nan(struct copy *c) { memset(piece(c, "model.norm", "weight")->data + 2, 0xff, 2); }
 static void format_lies(struct copy *c) { set_both(c, "checkpoint_format", json_string("gptq_v2")); }
@@ -354,6 +362,9 @@ static void refuses_contents(void **state)
     try("v2 zeros in v1", zeros_v2, LINES(Q_ ".qzeros: stored zero [0, 0] is 8, gptq (v1) with sym needs 7 (written as gptq_v2?)"));
     try("one zero off", zeros_one, LINES(Q_ ".qzeros: stored zero [0, 10] is 3, gptq (v1) with sym needs 7"));
     try("scale 0", scale_zero, LINES(DOWN1 ".scales: scale [1, 2] is 0, needed is a finite number that is not 0"));
+    try("scale -0", scale_minus_zero, LINES(Q_ ".scales: scale [0, 3] is -0, needed is a finite number that is not 0"));
+    try("scale -inf", scale_minus_infinity, LINES(Q_ ".scales: scale [0, 3] is -inf, needed is a finite number that is not 0"));
+    try("negative scales", scales_negative, (const char *const[]){NULL});
     try("scale NaN", scale_nan, LINES(Q_ ".scales: scale [0, 3] is -nan, needed is a finite number that is not 0"));
     try("norm NaN", norm_nan, LINES("model.norm.weight: element 1 of 128 is not finite"));
     try("g_idx too high", g_idx_high, LINES(DOWN1 ".g_idx: entry 7 is 4, groups are 0..3"));

@@ -510,11 +510,11 @@ static void hessian_of_batches(void **state)
     (void)state;
     for (int64_t batch = 1; batch <= 1000; batch = batch * 3 + 7) {
         struct hessian s;
-        assert_int_equal(hessian_init(&s, be, p.K, &e), 0);
+        assert_int_equal(hessian_init(&s, be, p.K, 0, &e), 0);
         for (int64_t t = 0; t < p.tokens; t += batch)
-            assert_int_equal(hessian_add(&s, p.x + t * p.K, p.K, p.tokens - t < batch ? p.tokens - t : batch, &e), 0);
+            assert_int_equal(hessian_add(&s, p.x + t * p.K, p.K, NULL, 0, p.tokens - t < batch ? p.tokens - t : batch, &e), 0);
         assert_int_equal(s.rows, p.tokens);
-        assert_int_equal(hessian_finish(&s, batch == 1 ? a : b, &e), 0);
+        assert_int_equal(hessian_finish(&s, batch == 1 ? a : b, NULL, &e), 0);
         if (batch > 1)
             assert_memory_equal(a, b, (size_t)(p.K * p.K) * sizeof *a);
         hessian_release(&s);

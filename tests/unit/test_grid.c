@@ -39,7 +39,7 @@ static int close_backends(void **state)
 /* Fits one row on every instruction set; the results must agree. */
 static void fit(const float *w, int64_t n, int bits, bool sym, double mse, float *scale, int *zero)
 {
-    const struct quant_grid grid = {bits, sym, mse};
+    const struct quant_grid grid = {.bits = bits, .sym = sym, .mse = mse, .search = mse > 0 ? GRID_MSE : GRID_MINMAX};
     struct err e = {0};
     for (int i = 0; i < backend_count; i++) {
         uint16_t s;
@@ -189,6 +189,21 @@ static void read_and_check(void **state)
     q.scales[1] = 0x7c00;
     assert_int_equal(grid_check(&q, &e), -ERR_NUMERIC);
     assert_string_equal(e.text, "scale inf of group 0, output 1 is no normal f16 number");
+    /* a negative scale is a scale; its size has the same bounds */
+    q.scales[1] = f32_to_f16(-1);
+    assert_int_equal(grid_check(&q, &e), 0);
+    q.scales[2] = f32_to_f16(-65504);
+    q.scales[3] = f32_to_f16(-0x1p-14f);
+    assert_int_equal(grid_check(&q, &e), 0);
+    q.scales[3] = f32_to_f16(-0x1p-15f);
+    assert_int_equal(grid_check(&q, &e), -ERR_NUMERIC);
+    assert_string_equal(e.text, "scale -3.05176e-05 of group 1, output 1 is no normal f16 number");
+    q.scales[3] = 0x8000;
+    assert_int_equal(grid_check(&q, &e), -ERR_NUMERIC);
+    assert_string_equal(e.text, "scale -0 of group 1, output 1 is no normal f16 number");
+    q.scales[3] = 0xfc00;
+    assert_int_equal(grid_check(&q, &e), -ERR_NUMERIC);
+    assert_string_equal(e.text, "scale -inf of group 1, output 1 is no normal f16 number");
     qmatrix_free(&q);
 }
 

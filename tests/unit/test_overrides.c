@@ -9,6 +9,7 @@
 #include "pipeline/base/buf.h"
 #include "pipeline/base/json.h"
 #include "stages/quant/overrides.h"
+#include "stages/quantize.h"
 
 enum { LAYERS = 22, PER_LAYER = 7, MODULES = LAYERS * PER_LAYER + 1 };
 
@@ -175,15 +176,18 @@ static void bad_patterns(void **state)
 static void bad_settings(void **state)
 {
     struct quant_params aware = quant_params_default();
-    aware.act_group_aware_set = true;
+    struct err e = {0};
     (void)state;
+    assert_int_equal(quant_params_set(&aware, "act_group_aware", json_true(), "base", &e), 0);
     expect_error(NULL, "{\"lm_head\": {\"bit\": 8}}", 0, "pattern 'lm_head': unknown setting 'bit'; did you mean 'bits'?");
     expect_error(NULL, "{\"lm_head\": {\"groupsize\": 8}}", 0,
                  "pattern 'lm_head': unknown setting 'groupsize'; did you mean 'group_size'?");
     expect_error(
         NULL, "{\"lm_head\": {\"zzz\": 8}}", 0,
-        "pattern 'lm_head': unknown setting 'zzz' (known: bits group_size sym desc_act act_group_aware static_groups mse damp_percent "
-        "damp_auto_increment method)");
+        "pattern 'lm_head': unknown setting 'zzz' (known: method bits group_size sym desc_act act_group_aware static_groups mse damp_percent "
+        "damp_auto_increment compensate compensate_residual scale_search scale_candidates signed_scales refine_sweeps refit_scales output_metric "
+        "scale_dtype)");
+    expect_error(NULL, "{\"lm_head\": {\"recipe\": \"best\"}}", 0, "pattern 'lm_head': 'recipe' is set for the whole stage, not for a module");
     expect_error(NULL, "{\"lm_head\": {\"true_sequential\": false}}", 0,
                  "pattern 'lm_head': 'true_sequential' is set for the whole stage, not for a module");
     expect_error(NULL, "{\"lm_head\": {\"bits\": \"8\"}}", 0, "pattern 'lm_head': bits must be an integer");
@@ -222,6 +226,60 @@ static void act_group_aware_gives_way(void **state)
     assert_false(overrides_find(&t, "model.layers.0.self_attn.k_proj")->params.act_group_aware);
     assert_true(overrides_find(&t, "model.layers.0.self_attn.o_proj")->params.act_group_aware);
     overrides_release(&t);
+}
+
+/* A module's recipe is taken anew from what stage and pattern wrote. */
+static void recipe_by_module(void **state)
+{
+    struct override_table t;
+    struct err e = {0};
+    struct quant_params best = quant_params_default();
+    (void)state;
+    best.recipe = RECIPE_BEST;
+    assert_int_equal(resolve(&t, &best,
+                             "{\".*q_proj\": {\"sym\": false}, \".*k_proj\": {\"method\": \"rtn\"}, \".*v_proj\": {\"static_groups\": true}, \".*o_proj\": "
+                             "{\"refine_sweeps\": 0}, \".*up_proj\": {\"compensate\": 0.5, \"scale_dtype\": \"bf16\"}}",
+                             &e),
+                     0);
+    const struct quant_params *p = &overrides_find(&t, "model.layers.0.self_attn.q_proj")->params;
+    assert_true(!p->signed_scales && p->scale_search == GRID_GPTQ && p->compensate == 0.75);
+    assert_true(quant_params_plain(&overrides_find(&t, "model.layers.0.self_attn.k_proj")->params));
+    p = &overrides_find(&t, "model.layers.0.self_attn.v_proj")->params;
+    assert_true(p->signed_scales && p->scale_search == GRID_MSE && p->mse == 2.4);
+    p = &overrides_find(&t, "model.layers.0.self_attn.o_proj")->params;
+    assert_true(p->signed_scales && !p->refit_scales && p->output_metric == METRIC_NONE);
+    p = &overrides_find(&t, "model.layers.0.mlp.up_proj")->params;
+    assert_true(p->compensate == 0.5 && p->compensate_residual == 0.5 && p->scale_dtype == SCALE_BF16 && p->signed_scales);
+    p = &overrides_find(&t, "model.layers.0.mlp.down_proj")->params;
+    assert_true(p->compensate == 0.75 && p->refine_sweeps == 4 && p->output_metric == METRIC_LOCAL);
+    overrides_release(&t);
+    /* what the stage wrote counts in a pattern too */
+    assert_int_equal(quant_params_set(&best, "signed_scales", json_true(), "base", &e), 0);
+    expect_error(&best, "{\".*q_proj\": {\"sym\": false}}", 0, "pattern '.*q_proj': signed_scales true needs sym true, but sym is false");
+    assert_int_equal(resolve(&t, &best, "{\".*q_proj\": {\"sym\": false, \"signed_scales\": false}}", &e), 0);
+    overrides_release(&t);
+}
+
+static void two_streams(void **state)
+{
+    struct override_row rows[2] = {
+        {.name = "a", .quantized = true, .params = quant_params_default()}, {.name = "b", .quantized = true, .params = quant_params_default()}
+    };
+    struct quantize_info q = {.table = {.rows = rows, .count = 2}};
+    (void)state;
+    assert_false(quantize_two_streams(&q));
+    rows[1].params.refine_sweeps = 4;
+    rows[1].params.signed_scales = true;
+    assert_false(quantize_two_streams(&q));
+    rows[1].params.compensate = 0.5;
+    assert_true(quantize_two_streams(&q));
+    rows[1].quantized = false;
+    assert_false(quantize_two_streams(&q));
+    rows[0].params.compensate_residual = 0.5;
+    assert_true(quantize_two_streams(&q));
+    rows[0].params.compensate_residual = 0;
+    rows[0].params.output_metric = METRIC_LOCAL;
+    assert_true(quantize_two_streams(&q));
 }
 
 static void canonical_json(void **state)
@@ -279,6 +337,8 @@ int main(void)
         cmocka_unit_test(bad_patterns),
         cmocka_unit_test(bad_settings),
         cmocka_unit_test(act_group_aware_gives_way),
+        cmocka_unit_test(recipe_by_module),
+        cmocka_unit_test(two_streams),
         cmocka_unit_test(canonical_json),
         cmocka_unit_test(literal_patterns),
     };
