@@ -190,7 +190,7 @@ static __device__ void attend_part(struct rows_state<R> &st, float (*out)[DV], s
         for (int j = 0; j < DV; j++)
             out[r][j] = 0.0f;
     for (int64_t base = from / ATTN_BLOCK * ATTN_BLOCK; base < to; base += ATTN_BLOCK) {
-        const int n = (int)(to - base < ATTN_BLOCK ? to - base : ATTN_BLOCK);
+        const int n = to - base < ATTN_BLOCK ? (int)(to - base) : (int)ATTN_BLOCK;
         const int64_t at = (t.head * s.capacity + base) * p.D;
         __syncthreads();
         load_rows(keys, p.Dp + 4, s.k + at, p.D, n, ATTN_BLOCK, p.D, p.Dp);
@@ -256,7 +256,7 @@ static __device__ __forceinline__ void load_queries(float *q, const struct attn_
 }
 
 /* Parts side by side: grid (tiles, kv heads x splits, segments); results into p.partial. */
-template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS) attention_split(const struct attn_params p)
+template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS, 4) attention_split(const struct attn_params p)
 {
     constexpr int R = ROWS_SPLIT;
     DYNAMIC_SHARED(float, dynamic); /* q [R][Dp], keys [64][Dp + 4] */

@@ -12,9 +12,9 @@ static struct cuda_state *state_of(const struct backend *b)
 
 void cuda_weight_free(struct backend *b, struct weight *w)
 {
-    (void)b;
     if (!w)
         return;
+    state_of(b)->split_of.x = NULL; /* its order of inputs goes */
     void *all[] = {w->data, w->meta, w->chunk_group, w->perm};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i])
@@ -60,7 +60,9 @@ int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct wei
     int rc = cuda_take(s, (size_t)w->N * pitch, "a weight", &w->data, e);
     if (!rc && pitch != width)
         rc = cuda_check(s, cudaMemsetAsync(w->data, 0, (size_t)w->N * pitch, s->stream), "clearing a weight", e);
-    if (!rc)
+    if (!rc && pitch == width)
+        rc = cuda_check(s, cudaMemcpyAsync(w->data, t->data, (size_t)w->N * width, cudaMemcpyHostToDevice, s->stream), "upload of a weight", e);
+    else if (!rc)
         rc = cuda_check(s, cudaMemcpy2DAsync(w->data, pitch, t->data, width, width, (size_t)w->N, cudaMemcpyHostToDevice, s->stream), "upload of a weight", e);
     if (!rc)
         rc = cuda_check(s, cudaStreamSynchronize(s->stream), "upload of a weight", e);
