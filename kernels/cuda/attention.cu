@@ -256,7 +256,7 @@ static __device__ __forceinline__ void load_queries(float *q, const struct attn_
 }
 
 /* Parts side by side: grid (tiles, kv heads x splits, segments); results into p.partial. */
-template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS, 4) attention_split(const struct attn_params p)
+template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS, 2) attention_split(const struct attn_params p)
 {
     constexpr int R = ROWS_SPLIT;
     DYNAMIC_SHARED(float, dynamic); /* q [R][Dp], keys [64][Dp + 4] */
