@@ -12,7 +12,7 @@ EMU_SEED=${EMU_SEED:-2} "$checks/check_ops" "$emu/libgptqpipe_cuda.so" small >"$
 rc=$?
 grep -v '^ok' "$work/ops" >&2
 is $rc 0 'other ops'
-GPTQPIPE=$emu/gptqpipe few=1 tokens=3 eval_tokens=60 sh tests/gpu/models.t >"$work/models" 2>"$work/models.err"
+GPTQPIPE=$emu/gptqpipe few=1 tokens=2 eval_tokens=30 sh tests/gpu/models.t >"$work/models" 2>"$work/models.err"
 rc=$?
 grep -v '^ok' "$work/models" >&2
 [ $rc -eq 0 ] || cat "$work/models.err" >&2
