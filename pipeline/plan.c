@@ -10,13 +10,13 @@ static int plan_stage(struct stage_run *sr, struct err *e)
     int rc = stage_prepare(sr, e);
     bool ready = !rc && sr->expanded && stage_inputs_known(sr);
     for (size_t i = 0; !rc && sr->expanded && i < sr->limit; i++) {
-        if (ready || (sr->kind->source && i == 0)) {
-            rc = stage_examine(sr, i, e);
-        } else {
-            sr->runs[i].action = PLAN_MAYBE;
-            sr->runs[i].reason = REASON_UPSTREAM_PENDING;
-        }
-        ready = ready && sr->ctx.nodes[i].known;
+        rc = ready || (sr->kind->source && i == 0) ? stage_examine(sr, i, e) : -ERR_UNKNOWN;
+        if (rc != -ERR_UNKNOWN)
+            continue;
+        err_clear(e);
+        rc = 0;
+        sr->runs[i].action = PLAN_MAYBE;
+        sr->runs[i].reason = REASON_UPSTREAM_PENDING;
     }
     stage_update_complete(sr);
     return rc;

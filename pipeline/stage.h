@@ -5,7 +5,8 @@
  *   resolve  source kinds only: where the input's files are and their digests                -> its fileset; nothing is run for it
  *   expand   once the filesets of its inputs are known or their metadata can be read: the list of its nodes, the artifact type, everything checkable about
  *            the model (patterns, shapes, target rules); may be called again when more is known
- *   fields   one node: everything that decides its output, as one JSON object; called when all inputs and all earlier nodes of the stage are known
+ *   fields   one node: everything that decides its output, as one JSON object; called when all inputs are known; -ERR_UNKNOWN when it also needs outputs of
+ *            an earlier node of the stage that are not (in a plan; apply has them all)
  *   run      one node: writes its output files into outdir. Nodes of a chained kind run in order over state kept open by chain_open; `replay` advances
  *            that state over a node whose outputs are already there
  *   finish   after all nodes of the stage are known, on every apply: puts results where the user wants them (pack's output folder). Must be cheap when nothing changed

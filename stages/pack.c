@@ -16,7 +16,7 @@
 #define PROVENANCE "gptqpipe.json"
 
 /* Who was seen to load a checkpoint with negative scales and to agree with our logits. */
-#define SIGNED_SCALES_READ_BY "gptqpipe"
+#define SIGNED_SCALES_READ_BY "gptqpipe, GPTQModel 7.7.0, Transformers 5.23"
 
 static const struct stage_ctx *layers_ctx(const struct stage_ctx *s)
 {
@@ -135,8 +135,8 @@ static bool decides_output(const char *name)
     return goes_along(name) || !strcmp(name, "config.json") || !strcmp(name, "model.safetensors.index.json") || (n > 12 && !strcmp(name + n - 12, ".safetensors"));
 }
 
-/* The quantize stage's fields as they decide the checkpoint. Words of a recipe that changes nothing are left out: what recipe gptqmodel makes carries the
- * bytes that it had before there were recipes. */
+/* The quantize stage's fields as they decide the checkpoint. Words of a recipe that changes nothing are left out, and so is `inputs` unless it is original: what
+ * recipe gptqmodel makes carries the bytes that it had before there were such fields. true_sequential has no meaning with inputs original. */
 static json_t *quantize_params(const struct stage_ctx *layers)
 {
     static const char *const edges[] = {"batch_size", "model", "calibration"};
@@ -148,6 +148,7 @@ static json_t *quantize_params(const struct stage_ctx *layers)
             json_object_del(params, name);
     if (!strcmp(param_str(layers, "recipe"), quant_recipe_name(RECIPE_GPTQMODEL)))
         json_object_del(params, "recipe");
+    json_object_del(params, quantize_original(quantize_info(layers)) ? "true_sequential" : "inputs");
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++)
         json_object_del(params, edges[i]);
     return params;
@@ -189,6 +190,10 @@ static json_t *meta_json(const struct stage_ctx *s)
     const struct stage_input *calibration = stage_input_find(layers_ctx(s), "calibration");
     json_t *meta = json_pack("{s:[s]}", "quantizer", "gptqpipe:" GPTQPIPE_VERSION);
     param_copy(layers_ctx(s), meta, fields);
+    if (quantize_original(q)) {
+        json_object_set_new(meta, "true_sequential", json_false());
+        json_object_set_new(meta, "inputs", json_string("original"));
+    }
     json_object_set_new(meta, "mse", json_real(q->base.mse));
     json_object_set_new(meta, "act_group_aware", json_boolean(q->base.act_group_aware));
     json_t *recipe = recipe_json(q);
@@ -276,6 +281,8 @@ static int write_card(const struct stage_ctx *s, const char *outdir, struct err 
                q->base.bits, q->base.group_size, GPTQPIPE_VERSION, PROVENANCE);
     card_modules(q, &b);
     card_recipe(q, &b);
+    if (quantize_original(q))
+        buf_addstr(&b, "\nEvery module was calibrated on the source model's own activations (`inputs: original`).\n");
     buf_printf(&b, "\nLoads with vLLM (`vllm serve FOLDER`), GPTQModel (`GPTQModel.load`)%s, and `gptqpipe run FOLDER --prompt TEXT`.\n",
                has_overrides(q) ? "" : ", Transformers with GPTQModel (`AutoModelForCausalLM.from_pretrained`)");
     char *path = io_join(outdir, "README.md");

@@ -1,4 +1,4 @@
-/* quantize: one node a decoder layer ("layer.0" ...) and one for lm_head when it is quantized. This file decides what the nodes are and what keys them; quantize_layer.c runs them. */
+/* quantize: one node a decoder layer ("layer.0" ...), with inputs original one a quantized module ("layer.0.mlp.down_proj"), and one for lm_head when it is quantized. This file decides what the nodes are and what keys them; quantize_layer.c runs them. */
 #include "stages/quantize.h"
 
 #include <stdio.h>
@@ -22,6 +22,7 @@ static int base_params(const struct stage_ctx *s, struct quant_params *p, struct
         if (!s->was_set(s, name)) /* the schema's default */
             p->written = before;
     }
+    p->inputs = !strcmp(param_str(s, "inputs"), "original") ? INPUTS_ORIGINAL : INPUTS_QUANTIZED;
     p->fallback = !strcmp(param_str(s, "fallback"), "rtn") ? FALLBACK_RTN : FALLBACK_NONE;
     bool asked = p->act_group_aware;
     int rc = quant_params_resolve(p, "here", e);
@@ -42,6 +43,8 @@ static int quantize_check(struct stage_ctx *s, struct err *e)
     int rc = base_params(s, &p, e);
     if (!rc && p.method == QUANT_GPTQ && !param_json(s, "calibration"))
         rc = param_error(s, "", ERR_MANIFEST, e, "method gptq needs 'calibration'");
+    if (!rc && p.inputs == INPUTS_ORIGINAL && s->was_set(s, "true_sequential") && param_bool(s, "true_sequential"))
+        rc = param_error(s, "true_sequential", ERR_MANIFEST, e, "true_sequential true needs inputs quantized, but inputs is original: no module sees another as quantized");
     return rc;
 }
 
@@ -55,9 +58,24 @@ const struct override_row *quantize_row(const struct quantize_info *q, int64_t l
     return &q->table.rows[layer < 0 ? q->module_count - 1 : (size_t)layer * MOD_COUNT + (size_t)m];
 }
 
+void quantize_node_name(const struct quantize_info *q, int64_t layer, enum module_id m, char out[64])
+{
+    if (layer < 0)
+        snprintf(out, 64, "lm_head");
+    else if (quantize_original(q))
+        snprintf(out, 64, "layer.%lld.%s", (long long)layer, config_module_short(m));
+    else
+        snprintf(out, 64, "layer.%lld", (long long)layer);
+}
+
+bool quantize_original(const struct quantize_info *q)
+{
+    return q->base.inputs == INPUTS_ORIGINAL;
+}
+
 bool quantize_two_streams(const struct quantize_info *q)
 {
-    for (size_t i = 0; i < q->table.count; i++) {
+    for (size_t i = 0; !quantize_original(q) && i < q->table.count; i++) {
         const struct quant_params *p = &q->table.rows[i].params;
         if (q->table.rows[i].quantized && (p->compensate > 0 || p->compensate_residual > 0 || p->output_metric != METRIC_NONE))
             return true;
@@ -74,6 +92,7 @@ static void quantize_release(struct stage_ctx *s)
     for (size_t i = 0; i < q->module_count; i++)
         free((char *)(uintptr_t)q->modules[i].name);
     free(q->modules);
+    free(q->nodes);
     model_close(&q->model);
     free(q);
     s->state = NULL;
@@ -89,6 +108,19 @@ static void list_modules(struct quantize_info *q, bool lm_head)
             q->modules[q->module_count++] =
                 (struct override_module){xstrdup(config_module_name(c, l, (enum module_id)m, name, sizeof name)), true};
     q->modules[q->module_count++] = (struct override_module){xstrdup("lm_head"), lm_head};
+}
+
+/* A layer without quantized modules has a node too, unless nothing depends on it. */
+static void list_nodes(struct quantize_info *q)
+{
+    int step = quantize_original(q) ? 1 : MOD_COUNT;
+    q->nodes = xcalloc(q->module_count, sizeof *q->nodes);
+    for (int64_t l = 0; l < q->model.config.layers; l++)
+        for (int m = 0; m < MOD_COUNT; m += step)
+            if (!quantize_original(q) || quantize_row(q, l, (enum module_id)m)->quantized)
+                q->nodes[q->node_count++] = (struct quantize_node){l, m, m + step};
+    if (quantize_row(q, -1, MOD_COUNT)->quantized)
+        q->nodes[q->node_count++] = (struct quantize_node){-1, 0, 1};
 }
 
 static int resolve_table(struct stage_ctx *s, struct quantize_info *q, struct err *e)
@@ -139,17 +171,17 @@ static int quantize_expand(struct stage_ctx *s, struct stage_expansion *x, struc
     }
     if (!rc)
         rc = check_modules(s, q, e);
-    for (int64_t l = 0; !rc && l < q->model.config.layers; l++) {
-        char name[32];
-        snprintf(name, sizeof name, "layer.%lld", (long long)l);
+    if (rc)
+        return rc;
+    if (q->model.config.tied && quantize_row(q, -1, MOD_COUNT)->quantized)
+        s->note(s, "lm_head is tied to the embeddings: the checkpoint carries a quantized copy of its own and says tie_word_embeddings: false");
+    list_nodes(q);
+    for (size_t i = 0; i < q->node_count; i++) {
+        char name[64];
+        quantize_node_name(q, q->nodes[i].layer, (enum module_id)q->nodes[i].first, name);
         x->add(x, name);
     }
-    if (!rc && quantize_row(q, -1, MOD_COUNT)->quantized) {
-        if (q->model.config.tied)
-            s->note(s, "lm_head is tied to the embeddings: the checkpoint carries a quantized copy of its own and says tie_word_embeddings: false");
-        x->add(x, "lm_head");
-    }
-    return rc;
+    return 0;
 }
 
 /* Digests of the tensors that belong to a layer (-1: to none), from the index node's record. */
@@ -196,10 +228,10 @@ static void chain_digest(char prefix[65], const json_t *tensors, const char *out
     json_decref(v);
 }
 
-/* prefix_k: a digest of all that shaped the activations which enter node k: embeddings, then tensors and outputs of every layer before. The quantized stream
- * comes from the outputs; the native one, which the recipe's corrections compare it with, from the source tensors of the same layers (norms and biases too):
- * both are in here, and node k's own tensors stand beside it in the key. */
-static int prefix_of(const struct stage_ctx *s, const struct quantize_info *q, size_t node, char prefix[65], struct err *e)
+/* A digest of all that shaped the activations which enter a layer (-1: lm_head): embeddings, then tensors and outputs of every layer before. The quantized
+ * stream comes from the outputs; the native one, which the recipe's corrections compare it with, from the source tensors of the same layers (norms and biases
+ * too): both are in here, and the layer's own tensors stand beside it in the key. With inputs original there is only the native stream, and no outputs. */
+static int prefix_of(const struct stage_ctx *s, const struct quantize_info *q, int64_t layer, char prefix[65], struct err *e)
 {
     json_t *tensors = NULL;
     int rc = tensor_digests(s, q, -1, &tensors, e);
@@ -209,10 +241,13 @@ static int prefix_of(const struct stage_ctx *s, const struct quantize_info *q, s
     chain_digest(prefix, embedding, "");
     json_decref(embedding);
     json_decref(tensors);
-    for (size_t k = 0; !rc && k < node; k++) {
-        rc = tensor_digests(s, q, (int64_t)k, &tensors, e);
+    for (int64_t k = 0; !rc && k < (layer < 0 ? q->model.config.layers : layer); k++) {
+        const struct stage_node *before = quantize_original(q) ? NULL : &s->nodes[k];
+        if (before && !before->known)
+            return err_set(e, ERR_UNKNOWN, "%s is not there yet", before->name);
+        rc = tensor_digests(s, q, k, &tensors, e);
         if (!rc)
-            chain_digest(prefix, tensors, s->nodes[k].digest);
+            chain_digest(prefix, tensors, before ? before->digest : "");
         json_decref(tensors);
     }
     return rc;
@@ -228,23 +263,26 @@ static const char *calibration_digest(const struct stage_ctx *s)
 static int quantize_fields(struct stage_ctx *s, size_t node, json_t *out, struct err *e)
 {
     const struct quantize_info *q = s->state;
-    bool head = node == (size_t)q->model.config.layers;
+    const struct quantize_node *n = &q->nodes[node];
     json_t *tensors = NULL, *modules = json_object();
-    int rc = tensor_digests(s, q, head ? -1 : (int64_t)node, &tensors, e);
+    int rc = tensor_digests(s, q, n->layer, &tensors, e);
     json_object_set_new(out, "tensors", tensors);
-    for (int m = 0; m < (head ? 1 : MOD_COUNT); m++) {
-        const struct override_row *row = quantize_row(q, head ? -1 : (int64_t)node, (enum module_id)m);
-        json_object_set_new(modules, head ? "lm_head" : config_module_short((enum module_id)m), overrides_module_json(row));
+    for (int m = n->first; m < n->end; m++) {
+        const struct override_row *row = quantize_row(q, n->layer, (enum module_id)m);
+        json_object_set_new(modules, n->layer < 0 ? "lm_head" : config_module_short((enum module_id)m), overrides_module_json(row));
     }
     json_object_set_new(out, "modules", modules);
     if (rc || !stage_input_find(s, "calibration"))
         return rc;
     char prefix[65];
-    rc = prefix_of(s, q, node, prefix, e);
+    rc = prefix_of(s, q, n->layer, prefix, e);
     json_object_set_new(out, "prefix", json_string(prefix));
     json_object_set_new(out, "calibration", json_string(calibration_digest(s)));
     json_object_set_new(out, "config", config_json(&q->model.config));
-    json_object_set_new(out, "true_sequential", json_boolean(param_bool(s, "true_sequential")));
+    if (quantize_original(q))
+        json_object_set_new(out, "inputs", json_string("original"));
+    else
+        json_object_set_new(out, "true_sequential", json_boolean(param_bool(s, "true_sequential")));
     return rc;
 }
 

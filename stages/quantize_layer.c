@@ -1,5 +1,6 @@
 /* quantize, the chain: calibration activations walk through the layers; each layer is quantized on what the layers before it, as quantized, give.
- * Where a setting wants it, a second stream walks beside: what the source model would have had there. */
+ * Where a setting wants it, a second stream walks beside: what the source model would have had there.
+ * With inputs original they walk through the source layers alone, and only as far as a module that must be quantized wants them. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,35 +19,42 @@
 /* Rows at a time: enough to keep a matrix product busy. */
 enum { BLOCK_ROWS = 8 * HESSIAN_BLOCK_ROWS };
 
+/* What a site's sums give the modules there; host, owned. */
+struct evidence {
+    double *h, *pairs; /* pairs: NULL without compensation */
+    bool outputs;      /* pairs are of outputs (o, down), not of inputs */
+};
+
 struct chain {
     struct stage_ctx *s;
     const struct quantize_info *q;
     struct backend *b;
     struct calibration calibration; /* what the walk borrows */
     struct walk walk; /* zeroed without calibration: only method rtn then */
+    struct metric metric; /* of the modules at hand; zeroed where none is wanted */
+    /* inputs original: where the walk is, and what it saw there */
+    int64_t layer;            /* the one that it stands before or is inside of */
+    int entered;              /* sites of it that it has come to */
+    struct layer source;      /* loaded when the first of them was */
+    struct evidence evidence; /* of the last of them, once gathered */
 };
 
 /* The modules that share an input, hence a Hessian. */
 enum site { SITE_QKV, SITE_O, SITE_GATE_UP, SITE_DOWN, SITE_COUNT };
 static const int site_first[SITE_COUNT + 1] = {MOD_Q, MOD_O, MOD_GATE, MOD_DOWN, MOD_COUNT};
 
-/* One node's work: the layer's results as they come. */
+/* One node's work: its modules' results as they come. */
 struct node_work {
     struct chain *c;
     struct run_ctx *r;
     int64_t layer;              /* -1: lm_head */
-    struct layer *source;       /* NULL without calibration and for lm_head */
-    struct layer *l;            /* the same, its modules replaced as they are quantized: those are its own, the rest is the source's */
+    int first, end;             /* of the layer's modules */
+    struct layer *source;       /* NULL where the node quantizes no whole layer of a walk; else its place is loaded[0] */
+    struct layer *l;            /* the same, in loaded[1], its modules replaced as they are quantized: those are its own, the rest is the source's */
+    struct layer loaded[2];
     struct hessian acc[SITE_COUNT]; /* zeroed where nothing is quantized, and once used */
-    struct metric metric;       /* likewise */
     struct qmatrix q[MOD_COUNT];
     json_t *report[MOD_COUNT];
-};
-
-/* What a site's sums give the modules there; host, owned. */
-struct evidence {
-    double *h, *pairs; /* pairs: NULL without compensation */
-    bool outputs;      /* pairs are of outputs (o, down), not of inputs */
 };
 
 static int open_walk(struct chain *c, const struct fileset *files, const char *scratch, struct err *e)
@@ -82,12 +90,23 @@ int quantize_chain_open(struct stage_ctx *s, struct run_ctx *r, void **out, stru
     return 0;
 }
 
+static void evidence_release(struct evidence *v)
+{
+    free(v->h);
+    free(v->pairs);
+    *v = (struct evidence){.h = NULL};
+}
+
 void quantize_chain_close(struct stage_ctx *s, struct run_ctx *r, void *chain)
 {
     (void)s;
     struct chain *c = chain;
     if (!c)
         return;
+    evidence_release(&c->evidence);
+    metric_close(&c->metric);
+    if (c->walk.b)
+        layer_free(&c->source, &c->walk.env);
     walk_close(&c->walk);
     calibration_close(&c->calibration);
     if (c->b)
@@ -147,8 +166,8 @@ static int quantize_module(struct node_work *n, int m, const struct evidence *v,
     }
     int rc = model_dequant(model, n->layer, id, w, e);
     model_drop(model, n->layer, id);
-    if (!rc && n->metric.b && n->layer >= 0)
-        rc = metric_finish(&n->metric, id, &metric, e);
+    if (!rc && n->c->metric.b)
+        rc = metric_finish(&n->c->metric, id, &metric, e);
     in.metric = metric;
     if (!rc)
         rc = gptq_quantize(n->c->b, &in, &n->q[m], NULL, &g, e);
@@ -178,12 +197,6 @@ static int finish_evidence(struct hessian *acc, struct evidence *v, struct err *
                                       : err_set(e, ERR_NOMEM, "a Hessian of %lld x %lld", (long long)K, (long long)K);
     hessian_release(acc);
     return rc;
-}
-
-static void evidence_release(struct evidence *v)
-{
-    free(v->h);
-    free(v->pairs);
 }
 
 static bool writes_stream(enum site site)
@@ -234,22 +247,29 @@ static struct walk_pair pair_of(const struct node_work *n, enum module_id m)
     return (struct walk_pair){.own = p->compensate, .residual = p->compensate_residual, .bias = n->source->bias[m]};
 }
 
+/* The output metrics of a layer's modules first..end; *out: NULL where none wants one. */
+static int open_metric(struct chain *c, int64_t layer, int first, int end, struct metric **out, struct err *e)
+{
+    bool wanted[MOD_COUNT] = {false}, any = false;
+    for (int m = first; m < end; m++) {
+        const struct override_row *row = quantize_row(c->q, layer, (enum module_id)m);
+        wanted[m] = row->quantized && row->params.method == QUANT_GPTQ && row->params.output_metric == METRIC_LOCAL;
+        any |= wanted[m] && m != MOD_O && m != MOD_DOWN;
+    }
+    *out = any ? &c->metric : NULL;
+    return any ? metric_open(&c->metric, c->b, &c->q->model, layer, wanted, c->walk.tokens, c->walk.longest, e) : 0;
+}
+
 /* The native stream through one half of the layer, and what it tells of the half's modules first..end. */
 static int native_half(struct node_work *n, int first, int end, struct err *e)
 {
     struct walk *w = &n->c->walk;
+    struct metric *metric;
     if (!w->in.native)
         return 0;
-    bool wanted[MOD_COUNT] = {false}, any = false;
-    for (int m = first; m < end; m++) {
-        const struct override_row *row = row_of(n, m);
-        wanted[m] = row->quantized && row->params.method == QUANT_GPTQ && row->params.output_metric == METRIC_LOCAL;
-        any |= wanted[m] && m != MOD_O && m != MOD_DOWN;
-    }
-    int rc = any ? metric_open(&n->metric, n->c->b, &n->c->q->model, n->layer, wanted, w->tokens, w->longest, e) : 0;
+    int rc = open_metric(n->c, n->layer, first, end, &metric, e);
     if (rc)
         return rc;
-    struct metric *metric = any ? &n->metric : NULL;
     return first == MOD_Q ? walk_native_attention(w, n->source, metric, e) : walk_native_mlp(w, n->source, metric, e);
 }
 
@@ -273,7 +293,7 @@ static int attention_half(struct node_work *n, bool now, struct err *e)
     if (!rc && now)
         rc = quantize_site(n, SITE_QKV, e);
     if (!rc)
-        rc = walk_attention(w, n->l, e);
+        rc = walk_attention(w, n->l, NULL, e);
     if (!rc)
         rc = walk_o_input(w, acc_of(n, SITE_O), &pair, e);
     if (!rc && now)
@@ -284,7 +304,7 @@ static int attention_half(struct node_work *n, bool now, struct err *e)
         rc = walk_native_advance(w, e);
     if (!rc && !now)
         rc = quantize_sites(n, SITE_QKV, SITE_O, e);
-    metric_close(&n->metric);
+    metric_close(&n->c->metric);
     return rc;
 }
 
@@ -300,10 +320,10 @@ static int mlp_half(struct node_work *n, bool now, struct err *e)
     if (!rc && now)
         rc = quantize_site(n, SITE_GATE_UP, e);
     if (!rc)
-        rc = walk_mlp_act(w, n->l, acc_of(n, SITE_DOWN), &pair, e);
+        rc = walk_mlp_act(w, n->l, acc_of(n, SITE_DOWN), &pair, NULL, e);
     if (!rc)
         rc = now ? quantize_site(n, SITE_DOWN, e) : quantize_sites(n, SITE_GATE_UP, SITE_DOWN, e);
-    metric_close(&n->metric);
+    metric_close(&n->c->metric);
     return rc;
 }
 
@@ -332,30 +352,27 @@ static int quantize_layer(struct node_work *n, bool now, bool last, struct err *
 static int quantize_loaded(struct node_work *n, bool now, bool last, struct err *e)
 {
     struct walk *w = &n->c->walk;
-    struct layer source, l;
-    int rc = layer_load(&source, &w->env, &n->c->q->model, n->layer, e);
+    struct layer *source = &n->loaded[0], *l = &n->loaded[1];
+    int rc = layer_load(source, &w->env, &n->c->q->model, n->layer, e);
     if (rc)
         return rc;
-    l = source;
-    n->source = &source;
-    n->l = &l;
+    *l = *source;
+    n->source = source;
+    n->l = l;
     rc = quantize_layer(n, now, last, e);
     for (int m = 0; m < MOD_COUNT; m++)
-        if (l.w[m] != source.w[m])
-            w->b->ops->weight_free(w->b, l.w[m]);
-    layer_free(&source, &w->env);
+        if (l->w[m] != source->w[m])
+            w->b->ops->weight_free(w->b, l->w[m]);
+    layer_free(source, &w->env);
     return rc;
 }
 
 static int quantize_head(struct node_work *n, struct err *e)
 {
-    int rc = 0;
-    if (!n->c->walk.b)
-        return quantize_module(n, 0, NULL, e);
     struct hessian acc = {0};
     struct evidence v = {.h = NULL};
     int64_t K = n->c->q->model.config.hidden;
-    rc = hessian_init(&acc, n->c->b, K, row_of(n, 0)->params.compensate > 0 ? K : 0, e);
+    int rc = hessian_init(&acc, n->c->b, K, row_of(n, 0)->params.compensate > 0 ? K : 0, e);
     if (!rc)
         rc = walk_head_input(&n->c->walk, &acc, e);
     if (!rc)
@@ -367,11 +384,104 @@ static int quantize_head(struct node_work *n, struct err *e)
     return rc;
 }
 
-/* Method rtn without calibration: no activations. */
-static int round_layer(struct node_work *n, struct err *e)
+/* ---- inputs original ---- */
+
+/* On to the next site of the layer: what must be computed before its inputs are there, and what these and the outputs there tell. h, metric: NULL, or what gathers. */
+static int enter_site(struct chain *c, struct hessian *h, struct metric *metric, struct err *e)
+{
+    struct walk *w = &c->walk;
+    const struct layer *l = &c->source;
+    int rc = 0;
+    switch (c->entered++) {
+    case SITE_QKV:
+        rc = walk_attn_norm(w, l, h, e);
+        return rc ? rc : walk_attention(w, l, metric, e);
+    case SITE_O:
+        return walk_o_input(w, h, NULL, e);
+    case SITE_GATE_UP:
+        rc = walk_attn_out(w, l, e);
+        if (!rc)
+            rc = walk_mlp_norm(w, l, h, e);
+        return rc ? rc : walk_mlp_act(w, l, NULL, NULL, metric, e);
+    default:
+        return walk_down_input(w, h, e);
+    }
+}
+
+/* Through what is left of the layer. */
+static int leave_layer(struct chain *c, struct err *e)
+{
+    bool whole = !c->entered;
+    int rc = whole ? layer_load(&c->source, &c->walk.env, &c->q->model, c->layer, e) : 0;
+    if (!rc && whole)
+        rc = walk_layer(&c->walk, &c->source, e);
+    while (!rc && !whole && c->entered < SITE_COUNT)
+        rc = enter_site(c, NULL, NULL, e);
+    if (!rc && !whole)
+        rc = walk_mlp_out(&c->walk, &c->source, e);
+    layer_free(&c->source, &c->walk.env);
+    c->entered = 0;
+    c->layer++;
+    return rc;
+}
+
+/* To a layer, or as far as it is inside that layer already; what was gathered is let go. */
+static int walk_to(struct chain *c, int64_t layer, struct err *e)
 {
     int rc = 0;
-    for (int m = 0; !rc && m < MOD_COUNT; m++)
+    evidence_release(&c->evidence);
+    metric_close(&c->metric);
+    while (!rc && c->layer < layer)
+        rc = leave_layer(c, e);
+    return rc;
+}
+
+static int gather_site(struct chain *c, int site, struct err *e)
+{
+    struct hessian acc = {0};
+    struct metric *metric;
+    int64_t N, K;
+    config_module_shape(&c->q->model.config, (enum module_id)site_first[site], &N, &K);
+    int rc = hessian_init(&acc, c->b, K, 0, e);
+    if (!rc)
+        rc = open_metric(c, c->layer, site_first[site], site_first[site + 1], &metric, e);
+    if (!rc)
+        rc = enter_site(c, &acc, metric, e);
+    if (!rc)
+        rc = finish_evidence(&acc, &c->evidence, e);
+    hessian_release(&acc);
+    return rc;
+}
+
+/* What was gathered at a site serves every module there; a hit on the way costs nothing, and nothing is gathered for it. */
+static int go_to_site(struct chain *c, int64_t layer, int site, struct err *e)
+{
+    if (c->layer == layer && c->entered == site + 1)
+        return 0;
+    int rc = walk_to(c, layer, e);
+    if (!rc && !c->entered)
+        rc = layer_load(&c->source, &c->walk.env, &c->q->model, layer, e);
+    while (!rc && c->entered < site)
+        rc = enter_site(c, NULL, NULL, e);
+    return rc ? rc : gather_site(c, site, e);
+}
+
+static int quantize_alone(struct node_work *n, struct err *e)
+{
+    int site = SITE_COUNT - 1;
+    while (site_first[site] > n->first)
+        site--;
+    int rc = go_to_site(n->c, n->layer, site, e);
+    return rc ? rc : quantize_module(n, n->first, &n->c->evidence, e);
+}
+
+/* ---- */
+
+/* Method rtn without calibration: no activations. */
+static int round_modules(struct node_work *n, struct err *e)
+{
+    int rc = 0;
+    for (int m = n->first; !rc && m < n->end; m++)
         if (row_of(n, m)->quantized)
             rc = quantize_module(n, m, NULL, e);
     return rc;
@@ -383,14 +493,14 @@ static int write_outputs(struct node_work *n, const char *node_name, const char 
     size_t count = 0;
     json_t *modules = json_object();
     double loss = 0;
-    for (int m = 0; m < (n->layer < 0 ? 1 : MOD_COUNT); m++) {
+    for (int m = n->first; m < n->end; m++) {
         if (n->report[m]) {
             list[count++] = (struct layer_module){module_short(n, m), &n->q[m]};
             loss += json_real_value(json_object_get(n->report[m], "loss"));
         }
         json_object_set_new(modules, module_short(n, m), n->report[m] ? json_incref(n->report[m]) : json_pack("{s:b}", "quantized", 0));
     }
-    char name[64];
+    char name[80];
     snprintf(name, sizeof name, "%s.safetensors", node_name);
     char *path = io_join(outdir, name);
     int rc = layer_write(path, list, count, e);
@@ -420,21 +530,25 @@ static void begin_progress(struct chain *c, struct run_ctx *r, int steps)
     c->walk.total = (double)steps * (double)c->walk.tokens;
 }
 
+static int run_in_walk(struct node_work *n, bool now, bool last, struct err *e)
+{
+    struct chain *c = n->c;
+    bool head = n->layer < 0, original = quantize_original(c->q);
+    int64_t layer = head ? c->q->model.config.layers : n->layer;
+    int steps = head ? 1 : original ? 8 : (now ? 7 : 11) + (c->walk.in.native ? 2 : 0);
+    begin_progress(c, n->r, steps + (original ? 4 * (int)(layer - c->layer) : 0));
+    if (!head)
+        return original ? quantize_alone(n, e) : quantize_loaded(n, now, last, e);
+    int rc = original ? walk_to(c, layer, e) : 0;
+    return rc ? rc : quantize_head(n, e);
+}
+
 int quantize_run(struct stage_ctx *s, struct run_ctx *r, size_t node, void *chain, const char *outdir, struct err *e)
 {
     struct chain *c = chain;
-    bool head = node == (size_t)c->q->model.config.layers, last = node + 1 == s->node_count;
-    struct node_work n = {.c = c, .r = r, .layer = head ? -1 : (int64_t)node};
-    bool now = param_bool(s, "true_sequential");
-    int rc = 0;
-    begin_progress(c, r, head ? 1 : (now ? 7 : 11) + (c->walk.in.native ? 2 : 0));
-    if (head) {
-        rc = quantize_head(&n, e);
-    } else if (!c->walk.b) {
-        rc = round_layer(&n, e);
-    } else {
-        rc = quantize_loaded(&n, now, last, e);
-    }
+    const struct quantize_node *at = &c->q->nodes[node];
+    struct node_work n = {.c = c, .r = r, .layer = at->layer, .first = at->first, .end = at->end};
+    int rc = c->walk.b ? run_in_walk(&n, param_bool(s, "true_sequential"), node + 1 == s->node_count, e) : round_modules(&n, e);
     if (!rc)
         rc = write_outputs(&n, s->nodes[node].name, outdir, e);
     for (int m = 0; m < MOD_COUNT; m++) {
@@ -479,7 +593,7 @@ int quantize_replay(struct stage_ctx *s, struct run_ctx *r, size_t node, void *c
 {
     struct chain *c = chain;
     struct layer layer;
-    if (!c->walk.b)
+    if (!c->walk.b || quantize_original(c->q)) /* the walk catches up where it must */
         return 0;
     begin_progress(c, r, c->walk.in.native ? 8 : 4);
     int rc = layer_load(&layer, &c->walk.env, &c->q->model, (int64_t)node, e);

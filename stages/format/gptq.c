@@ -178,11 +178,9 @@ static int put_bias(struct job *j, struct st_writer *w, const struct item *it, s
 
 static int open_layer(const struct job *j, const struct item *it, struct st_set *set, struct err *e)
 {
-    char name[64];
-    if (it->layer < 0)
-        snprintf(name, sizeof name, "lm_head.safetensors");
-    else
-        snprintf(name, sizeof name, "layer.%lld.safetensors", (long long)it->layer);
+    char node[64], name[80];
+    quantize_node_name(j->w->q, it->layer, it->mod, node);
+    snprintf(name, sizeof name, "%s.safetensors", node);
     const struct fileset_file *f = fileset_find(j->w->layers, name);
     return f ? st_open_file(set, f->path, e) : err_set(e, ERR_NOTFOUND, "the quantized layers have no %s", name);
 }

@@ -1,4 +1,4 @@
-/* The artifact of one quantize node: layer.N.safetensors (lm_head.safetensors) and its report.
+/* The artifact of one quantize node: layer.N.safetensors (lm_head.safetensors; with inputs original layer.N.MODULE.safetensors) and its report.
  *
  * Per module, named by its name inside the layer ("self_attn.q_proj"; "lm_head"):
  *   NAME.codes  U8 [N, ceil(K*bits/8)]  codes along K, row by row, lowest bits first

@@ -61,9 +61,7 @@ static int open_buffers(struct walk *w, struct err *e)
         rc = open_rows(w, &w->native, c->hidden, e);
     if (!rc && w->in.native)
         rc = open_rows(w, &w->delta, c->hidden, e);
-    if (!rc && w->in.native)
-        rc = alloc_floats(w, w->block, c->hidden, &w->p, e);
-    return rc || !w->in.native ? rc : alloc_floats(w, w->block, c->intermediate, &w->u, e);
+    return rc || !w->in.native ? rc : alloc_floats(w, w->block, c->hidden, &w->p, e);
 }
 
 static int64_t block_at(const struct walk *w, int64_t row)
@@ -259,7 +257,20 @@ static int attend(struct walk *w, const struct layer *l, int64_t first, int64_t 
     return rc ? rc : layer_attention(l, &w->env, w->y, w->z, rows, w->pos, seg, (size_t)n, 0, e);
 }
 
-int walk_attention(struct walk *w, const struct layer *l, struct err *e)
+/* The output metrics of q, k, v from n samples that attend has gone through: it left their normed rows in y. */
+static int attention_metric(struct walk *w, const struct layer *l, struct metric *metric, int64_t first, int64_t n, struct err *e)
+{
+    const int64_t *offsets = w->in.offsets;
+    int rc = 0;
+    for (int64_t i = first; metric && !rc && i < first + n; i++) {
+        int64_t at = offsets[i] - offsets[first];
+        if (metric_wants(metric, i))
+            rc = metric_attention(metric, &w->env, l, w->y + at * w->hidden.cols, offsets[i + 1] - offsets[i], w->pos + at, i, e);
+    }
+    return rc;
+}
+
+int walk_attention(struct walk *w, const struct layer *l, struct metric *metric, struct err *e)
 {
     int rc = open_rows(w, &w->a, w->model->config.heads * w->model->config.head_dim, e);
     for (int64_t first = 0, n; !rc && first < w->in.samples; first += n) {
@@ -271,25 +282,38 @@ int walk_attention(struct walk *w, const struct layer *l, struct err *e)
         if (!rc)
             rc = rowstore_write(&w->a, row, rows, w->z, e);
         if (!rc)
+            rc = attention_metric(w, l, metric, first, n, e);
+        if (!rc)
             rc = step(w, rows, e);
+    }
+    return rc;
+}
+
+/* Of rows that a step before has kept. buffer: y or z, as wide as they are. */
+static int kept_hessian(struct walk *w, struct rowstore *kept, float *buffer, struct hessian *h, const struct walk_pair *pair, struct err *e)
+{
+    int rc = 0;
+    for (int64_t row = 0; h && !rc && row < w->tokens; row += w->block) {
+        int64_t n = block_at(w, row);
+        rc = rowstore_read(kept, row, n, buffer, e);
+        if (!rc && h->N)
+            rc = pair_rows(w, pair, row, n, e);
+        if (!rc)
+            rc = add_hessian(w, h, buffer, n, e);
+        if (!rc)
+            rc = step(w, n, e);
     }
     return rc;
 }
 
 int walk_o_input(struct walk *w, struct hessian *h, const struct walk_pair *pair, struct err *e)
 {
-    int rc = 0;
-    for (int64_t row = 0; h && !rc && row < w->tokens; row += w->block) {
-        int64_t n = block_at(w, row);
-        rc = rowstore_read(&w->a, row, n, w->y, e);
-        if (!rc && h->N)
-            rc = pair_rows(w, pair, row, n, e);
-        if (!rc)
-            rc = add_hessian(w, h, w->y, n, e);
-        if (!rc)
-            rc = step(w, n, e);
-    }
-    return rc;
+    return kept_hessian(w, &w->a, w->y, h, pair, e);
+}
+
+int walk_down_input(struct walk *w, struct hessian *h, struct err *e)
+{
+    return kept_hessian(w, &w->act, w->z, h, NULL, e);
 }
 
 typedef int out_fn(const struct layer *l, const struct decoder_env *env, const float *in, float *hidden, int64_t M, struct err *e);
@@ -322,7 +346,21 @@ int walk_mlp_out(struct walk *w, const struct layer *l, struct err *e)
     return add_output(w, l, &w->act, w->z, layer_mlp_out, e);
 }
 
-int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, const struct walk_pair *pair, struct err *e)
+/* In z: silu(gate) * up of rows row..row+n, whose normed rows are in y; what metric wants of them on the way. */
+static int mlp_act(struct walk *w, const struct layer *l, struct metric *metric, int64_t row, int64_t n, struct err *e)
+{
+    int64_t inner = w->model->config.intermediate;
+    if (!metric)
+        return layer_mlp_act(l, &w->env, w->y, w->z, n, e);
+    int rc = w->u ? 0 : alloc_floats(w, w->block, inner, &w->u, e);
+    if (!rc)
+        rc = layer_mlp_parts(l, &w->env, w->y, w->z, w->u, n, e);
+    if (!rc)
+        rc = metric_mlp(metric, w->z, w->u, row, n, e);
+    return rc ? rc : w->b->ops->silu_mul(w->b, w->z, w->z, w->u, n * inner, e);
+}
+
+int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, const struct walk_pair *pair, struct metric *metric, struct err *e)
 {
     int rc = open_rows(w, &w->act, w->model->config.intermediate, e);
     for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
@@ -331,7 +369,7 @@ int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, const
         if (!rc)
             rc = layer_mlp_norm(l, &w->env, w->x, w->y, n, e);
         if (!rc)
-            rc = layer_mlp_act(l, &w->env, w->y, w->z, n, e);
+            rc = mlp_act(w, l, metric, row, n, e);
         if (!rc && h && h->N)
             rc = pair_rows(w, pair, row, n, e);
         if (!rc)
@@ -380,11 +418,8 @@ int walk_native_attention(struct walk *w, const struct layer *l, struct metric *
             rc = layer_out(l, &w->env, MOD_O, w->z, w->p, rows, e);
         if (!rc)
             rc = rowstore_write(&w->delta, row, rows, w->p, e);
-        for (int64_t i = first; metric && !rc && i < first + n; i++) { /* attend left the normed rows in y */
-            int64_t at = w->in.offsets[i] - row;
-            if (metric_wants(metric, i))
-                rc = metric_attention(metric, &w->env, l, w->y + at * w->hidden.cols, w->in.offsets[i + 1] - w->in.offsets[i], w->pos + at, i, e);
-        }
+        if (!rc)
+            rc = attention_metric(w, l, metric, first, n, e);
         if (!rc)
             rc = step(w, rows, e);
     }
@@ -395,16 +430,12 @@ int walk_native_mlp(struct walk *w, const struct layer *l, struct metric *metric
 {
     int rc = 0;
     for (int64_t row = 0; !rc && row < w->tokens; row += w->block) {
-        int64_t n = block_at(w, row), wide = n * w->model->config.intermediate;
+        int64_t n = block_at(w, row);
         rc = rowstore_read(&w->native, row, n, w->x, e);
         if (!rc)
             rc = layer_mlp_norm(l, &w->env, w->x, w->y, n, e);
         if (!rc)
-            rc = layer_mlp_parts(l, &w->env, w->y, w->z, w->u, n, e);
-        if (!rc && metric)
-            rc = metric_mlp(metric, w->z, w->u, row, n, e);
-        if (!rc)
-            rc = w->b->ops->silu_mul(w->b, w->z, w->z, w->u, wide, e);
+            rc = mlp_act(w, l, metric, row, n, e);
         if (!rc)
             rc = layer_out(l, &w->env, MOD_DOWN, w->z, w->p, n, e);
         if (!rc)

@@ -12,6 +12,7 @@
  *     ... the steps above, whose Hessians, where they have pairs (struct hessian), get: q,k,v and gate,up the native input; o and down what the module
  *         should add to the stream, pair->own * (its native output) + pair->residual * (native - hidden) ...
  *     walk_native_advance (native += the half's output)
+ * Where `hidden` itself walks through the source layers, walk_attention and walk_mlp_act gather the output metrics.
  * Rows go through in blocks; results do not depend on their size.
  */
 #ifndef STAGES_LM_WALK_H
@@ -53,7 +54,7 @@ struct walk {
     struct rowstore a, act, saved; /* opened when first written */
     struct rowstore native, delta; /* with `native`: its hidden rows; the output of the half at hand */
     int64_t longest, block;
-    float *p, *u;     /* device, with `native`: block rows of hidden, of intermediate */
+    float *p, *u;     /* device, block rows of hidden (with `native`), of intermediate (when a metric first wants it) */
     float *x, *y, *z; /* device: block rows of hidden, of the wider of hidden and heads*D, of the wider of intermediate and heads*D */
     struct kv_cache **kv;
     int32_t *pos;
@@ -69,11 +70,13 @@ int walk_native_mlp(struct walk *w, const struct layer *l, struct metric *metric
 int walk_native_advance(struct walk *w, struct err *e);
 
 int walk_attn_norm(struct walk *w, const struct layer *l, struct hessian *h, struct err *e);
-int walk_attention(struct walk *w, const struct layer *l, struct err *e);
+int walk_attention(struct walk *w, const struct layer *l, struct metric *metric, struct err *e);
 int walk_o_input(struct walk *w, struct hessian *h, const struct walk_pair *pair, struct err *e);
 int walk_attn_out(struct walk *w, const struct layer *l, struct err *e);
 int walk_mlp_norm(struct walk *w, const struct layer *l, struct hessian *h, struct err *e);
-int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, const struct walk_pair *pair, struct err *e);
+int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, const struct walk_pair *pair, struct metric *metric, struct err *e);
+/* The Hessian of down by itself, behind a walk_mlp_act without one. */
+int walk_down_input(struct walk *w, struct hessian *h, struct err *e);
 int walk_mlp_out(struct walk *w, const struct layer *l, struct err *e);
 /* Final norm of hidden: the input of lm_head. */
 int walk_head_input(struct walk *w, struct hessian *h, struct err *e);

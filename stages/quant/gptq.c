@@ -199,22 +199,6 @@ static int upload_groups(struct job *j, struct err *e)
     return j->b->ops->upload(j->b, j->group, group, (size_t)j->K * sizeof *group, e);
 }
 
-/* static_groups: the grid of every group from the weights before the loop. Leaves w uploaded in the original order. */
-static int fit_static(struct job *j, const struct quant_grid *grid, struct err *e)
-{
-    int64_t *order = xcalloc((size_t)j->K, sizeof *order), *perm = j->perm;
-    order_identity(j->K, order);
-    j->perm = order;
-    int rc = upload_weights(j, j->in->w, NULL, true, e);
-    j->perm = perm;
-    free(order);
-    for (int64_t g = 0; !rc && g < j->G; g++) {
-        int64_t first = g * j->group_size, n = j->K - first < j->group_size ? j->K - first : j->group_size;
-        rc = j->b->ops->fit(j->b, j->w + first, j->K, j->N, n, grid, j->scales + g * j->N, j->zeros + g * j->N, e);
-    }
-    return rc;
-}
-
 /* Decides between gptq and rtn; for gptq, order and factor are ready after. */
 static int prepare(struct job *j, struct err *e)
 {
@@ -263,6 +247,23 @@ static int copy_wide(struct job *j, float *to, const float *from, struct err *e)
     return rc;
 }
 
+/* Takes the weights of dead inputs out of w, once the target has spread over the others what the source model's inputs said through them.
+ */
+static int drop_dead(struct job *j, struct err *e)
+{
+    size_t bytes = (size_t)j->K * sizeof(float);
+    float *row = j->row;
+    int rc = 0;
+    for (int64_t n = 0; j->report->dead && !rc && n < j->N; n++) {
+        rc = j->b->ops->download(j->b, row, j->w + n * j->K, bytes, e);
+        for (int64_t i = 0; i < j->K; i++)
+            row[i] = dead(j, j->perm[i]) ? 0.0f : row[i];
+        if (!rc)
+            rc = j->b->ops->upload(j->b, j->w + n * j->K, row, bytes, e);
+    }
+    return rc;
+}
+
 /* The loop's weights: W, or the compensated target. */
 static int upload_target(struct job *j, struct err *e)
 {
@@ -270,10 +271,50 @@ static int upload_target(struct job *j, struct err *e)
     int rc = upload_weights(j, j->in->w, NULL, gptq && !compensated(j), e);
     if (!rc && compensated(j))
         rc = target_compensate(j->b, j->in, j->perm, balance(j), j->u, j->w, e);
+    if (!rc && compensated(j))
+        rc = drop_dead(j, e);
     if (rc || !(compensated(j) || refining(j)))
         return rc;
     rc = device_alloc(j, &j->target, (size_t)j->N, (size_t)j->K * sizeof *j->target, e);
     return rc ? rc : copy_wide(j, j->target, j->w, e);
+}
+
+/* The target, host [N,K], columns in their original order. */
+static int download_target(struct job *j, float *target, struct err *e)
+{
+    float *row = j->row;
+    int rc = 0;
+    for (int64_t n = 0; !rc && n < j->N; n++) {
+        rc = j->b->ops->download(j->b, row, j->target + n * j->K, (size_t)j->K * sizeof *row, e);
+        for (int64_t i = 0; i < j->K; i++)
+            target[n * j->K + j->perm[i]] = row[i];
+    }
+    return rc;
+}
+
+/* static_groups: the grid of every group from the weights before the loop, the target's where there is one. Leaves w uploaded in the
+ * original order. */
+static int fit_static(struct job *j, const struct quant_grid *grid, struct err *e)
+{
+    int64_t *order = xcalloc((size_t)j->K, sizeof *order), *perm = j->perm;
+    float *target = j->target ? malloc((size_t)j->N * (size_t)j->K * sizeof *target) : NULL;
+    int rc = 0;
+    order_identity(j->K, order);
+    if (j->target && !target)
+        rc = err_set(e, ERR_NOMEM, "no memory for a target of %lld x %lld", (long long)j->N, (long long)j->K);
+    if (!rc && target)
+        rc = download_target(j, target, e);
+    j->perm = order;
+    if (!rc)
+        rc = upload_weights(j, target ? target : j->in->w, NULL, true, e);
+    j->perm = perm;
+    free(order);
+    free(target);
+    for (int64_t g = 0; !rc && g < j->G; g++) {
+        int64_t first = g * j->group_size, n = j->K - first < j->group_size ? j->K - first : j->group_size;
+        rc = j->b->ops->fit(j->b, j->w + first, j->K, j->N, n, grid, j->scales + g * j->N, j->zeros + g * j->N, e);
+    }
+    return rc;
 }
 
 static struct quant_grid grid_of(const struct job *j)
@@ -308,10 +349,12 @@ static int quantize(struct job *j, struct err *e)
         .loss = j->loss,
     };
     int rc = upload_groups(j, e);
-    if (!rc && a.fixed)
-        rc = fit_static(j, &a.grid, e);
     if (!rc)
         rc = upload_target(j, e);
+    if (!rc && a.fixed)
+        rc = fit_static(j, &a.grid, e);
+    if (!rc && a.fixed)
+        rc = j->target ? copy_wide(j, j->w, j->target, e) : upload_weights(j, j->in->w, NULL, true, e);
     return rc ? rc : j->b->ops->gptq(j->b, &a, e);
 }
 
@@ -427,19 +470,6 @@ static int measure(struct job *j, const float *w_hat, const float *target, struc
     if (!rc) {
         j->report->output_error = power > 0 ? error / power : 0;
         j->report->target_shift = power > 0 ? shift / power : 0;
-    }
-    return rc;
-}
-
-/* The target, host [N,K], columns in their original order. */
-static int download_target(struct job *j, float *target, struct err *e)
-{
-    float *row = j->row;
-    int rc = 0;
-    for (int64_t n = 0; !rc && n < j->N; n++) {
-        rc = j->b->ops->download(j->b, row, j->target + n * j->K, (size_t)j->K * sizeof *row, e);
-        for (int64_t i = 0; i < j->K; i++)
-            target[n * j->K + j->perm[i]] = row[i];
     }
     return rc;
 }

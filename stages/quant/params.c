@@ -67,8 +67,9 @@ static const struct setting {
 
 /* The exponent of scale_search mse where none is written: GPTQModel's advice. */
 #define MSE_DEFAULT 2.4
-/* What recipe best rounds scales to; gptqmodel has f16. */
-#define BEST_SCALE_DTYPE SCALE_F16
+/* What recipe best rounds scales to; gptqmodel has f16. Measured, it costs nothing where scales are searched, and servers that cast scales to bf16 then lose nothing
+ * either (tests/bench/results). */
+#define BEST_SCALE_DTYPE SCALE_BF16
 enum { CANDIDATES_DEFAULT = 16 };
 
 static const struct quant_params recipes[] = {
@@ -255,8 +256,12 @@ static int check_parts(struct quant_params *p, const char *where, struct err *e)
     int rc = check_search(p, where, e);
     for (size_t i = 0; !rc && p->method == QUANT_RTN && i < sizeof of_gptq / sizeof *of_gptq; i++)
         rc = ruled_out(p, of_gptq[i], "method gptq", "method is rtn", where, e);
+    for (int i = S_COMPENSATE; !rc && p->inputs == INPUTS_ORIGINAL && i <= S_COMPENSATE_RESIDUAL; i++)
+        rc = ruled_out(p, i, "inputs quantized", "inputs is original", where, e);
     if (!rc && !p->sym)
         rc = ruled_out(p, S_SIGNED_SCALES, "sym true", "sym is false", where, e);
+    if (p->scale_search == GRID_MINMAX && !wrote(p, S_SCALE_DTYPE)) /* where nothing is searched rounding is not free */
+        p->scale_dtype = SCALE_F16;
     if (!rc && p->scale_search == GRID_MINMAX)
         rc = ruled_out(p, S_SIGNED_SCALES, "scale_search gptq or mse", "scale_search is minmax", where, e);
     if (!rc && !p->refine_sweeps)
@@ -303,7 +308,7 @@ static size_t distance(const char *a, const char *b)
 
 static int unknown(const char *key, const char *where, struct err *e)
 {
-    static const char *const stage_only[] = {"recipe", "true_sequential", "lm_head", "fallback", "dynamic", "calibration", "model"};
+    static const char *const stage_only[] = {"recipe", "true_sequential", "lm_head", "fallback", "inputs", "dynamic", "calibration", "model"};
     for (size_t i = 0; i < sizeof stage_only / sizeof *stage_only; i++)
         if (!strcmp(key, stage_only[i]))
             return err_set(e, ERR_MANIFEST, "%s: '%s' is set for the whole stage, not for a module", where, key);

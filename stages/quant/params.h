@@ -22,6 +22,8 @@
 enum quant_method { QUANT_GPTQ, QUANT_RTN };
 enum quant_fallback { FALLBACK_NONE, FALLBACK_RTN };
 enum quant_metric { METRIC_NONE, METRIC_LOCAL };
+/* The activations that a stage calibrates on: behind the modules before as quantized, or the source model's own. */
+enum quant_inputs { INPUTS_QUANTIZED, INPUTS_ORIGINAL };
 /* NONE: for code that fills the struct itself; every part stands as it is. */
 enum quant_recipe { RECIPE_NONE, RECIPE_GPTQMODEL, RECIPE_BEST };
 
@@ -38,7 +40,8 @@ struct quant_params {
     double mse;                 /* scale_search mse: exponent of the error norm; else 0 */
     double damp_percent;        /* of the mean of the Hessian's diagonal */
     double damp_auto_increment; /* added while the factorization fails; 0 = one attempt */
-    enum quant_fallback fallback;
+    enum quant_fallback fallback; /* this and inputs: of the stage, the same for all its modules */
+    enum quant_inputs inputs;
     /* The recipe's parts: what halves the error (stages/quant/gptq.h says what each does). All off: GPTQModel's algorithm. */
     double compensate;          /* alpha 0..1: share of the target's correction for inputs that differ from the source model's */
     double compensate_residual; /* beta 0..1: the same for the residual stream (o and down) */

@@ -1,9 +1,9 @@
 """What each part of the recipe brings: perplexity, KL, top-1 and time of quantize, variant by variant, beside GPTQModel 7.7.0's best symmetric figures.
 
-    GPTQPIPE=build/gptqpipe python3 tests/bench/ablation.py [--group 128,32] [--only NAME,NAME] [--model NAME,...] [--set 'NAME=field: value, ...']
-    GPTQPIPE=build/gptqpipe python3 tests/bench/ablation.py --smollm2 FOLDER [--only NAME,NAME]     SmolLM2-135M-Instruct (shared tools/smollm2.py), g64
+    GPTQPIPE=build/gptqpipe python3 tests/bench/ablation.py [--group 128,32] [--only 'NAME;NAME'] [--model NAME,...] [--set 'NAME=field: value, ...']
+    GPTQPIPE=build/gptqpipe python3 tests/bench/ablation.py --smollm2 FOLDER [--samples 128] [--only 'NAME;NAME']   SmolLM2-135M-Instruct (shared tools/smollm2.py), g64
 
-Shared models: calibration ids of shared golden/gptq, dev40 stories, each by itself. SmolLM2: 128 samples of 512 C4 tokens; WikiText test, first 16,384 tokens in
+Shared models: calibration ids of shared golden/gptq, dev40 stories, each by itself. SmolLM2: samples of 512 C4 tokens; WikiText test, first 16,384 tokens in
 windows of 512 without BOS. Results belong in tests/bench/results/ with machine, date and commit.
 """
 import argparse
@@ -40,7 +40,8 @@ VARIANTS = {
     "+codes": TARGET | CODES,
     "+scales": TARGET | CODES | {"refit_scales": "true"},
     "best": {},
-    "best bf16 scales": {"scale_dtype": "bf16"},
+    "best, f16 scales": {"scale_dtype": "f16"},
+    "best, inputs original": {"inputs": "original"},
     "best, a=b=.5": {"compensate": .5},
     "best, a=b=1": {"compensate": 1},
 }
@@ -63,13 +64,13 @@ def manifest(head, tail, variants, group):
     return "\n".join(lines) + "\n"
 
 
-def run(head, tail, variants, group):
+def run(head, tail, variants, group, threads):
     """{variant: (perplexity, KL, top-1, seconds)}"""
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "manifest.yaml").write_text(manifest(head, tail, variants, group))
         for i, name in enumerate(variants):
-            log = subprocess.run([PROGRAM, "--cache", folder + "/cache", "apply", "-q", "-j1", "-C", folder, "-t", f"v{i}", "--json"], capture_output=True, text=True)
+            log = subprocess.run([PROGRAM, "--cache", folder + "/cache", "--threads", str(threads or os.cpu_count()), "apply", "-q", "-j1", "-C", folder, "-t", f"v{i}", "--json"], capture_output=True, text=True)
             if log.returncode:
                 sys.exit(f"{name}: {log.stderr}")
             ends = [json.loads(line) for line in log.stdout.splitlines()]
@@ -102,17 +103,19 @@ def main():
     args.add_argument("--model", default="TinyStories-656K,stories260K,qwen3-tiny")
     args.add_argument("--set", action="append", default=[])
     args.add_argument("--smollm2")
+    args.add_argument("--samples", type=int, default=128)
+    args.add_argument("--threads", type=int, default=0)
     a = args.parse_args()
-    variants = {n: v for n, v in VARIANTS.items() if not a.only or n in a.only.split(",")} if a.only or not a.set else {}
+    variants = {n: v for n, v in VARIANTS.items() if not a.only or n in a.only.split(";")} if a.only or not a.set else {}
     for extra in a.set:
         name, text = extra.split("=", 1)
         variants[name] = dict(part.split(": ", 1) for part in text.split(", ") if part)
     if a.smollm2:
         head = [f"  model: {{ fetch: {{ file: '{pathlib.Path(a.smollm2).resolve()}' }} }}", f"  c4: {{ fetch: {{ file: '{SHARED}/text/c4-sample/c4.jsonl' }} }}",
                 f"  text: {{ fetch: {{ file: '{SHARED}/text/wikitext-2-raw/wiki.test.raw' }} }}",
-                "  calib: { calibrate: { model: model, data: c4, samples: 128, sequence_length: 512, concat: true } }"]
+                "  calib: { calibrate: { model: model, data: c4, samples: %d, sequence_length: 512, concat: true } }" % a.samples]
         for name, settings in variants.items():
-            table(64, {"SmolLM2": run(head, "window: 512, bos: false, max_tokens: 16352", {name: settings}, 64)})
+            table(64, {"SmolLM2": run(head, "window: 512, bos: false, max_tokens: 16352", {name: settings}, 64, a.threads)})
         return
     for group in map(int, a.group.split(",")):
         by_model = {}
@@ -120,7 +123,7 @@ def main():
             head = [f"  model: {{ fetch: {{ file: '{SHARED}/models/{model}' }} }}", f"  ids: {{ fetch: {{ file: '{SHARED}/golden/gptq/calibration/{model}.jsonl' }} }}",
                     f"  text: {{ fetch: {{ file: '{SHARED}/text/tinystories/eval_stories_dev40.json' }} }}",
                     "  calib: { calibrate: { model: model, data: ids, field: input_ids, samples: 64, sequence_length: 256 } }"]
-            by_model[model] = run(head, "unit: document, window: 400, max_tokens: 0", variants, group)
+            by_model[model] = run(head, "unit: document, window: 400, max_tokens: 0", variants, group, a.threads)
         table(group, by_model)
 
 

@@ -15,7 +15,7 @@ print(" ".join(n + "=" + (rows[n]["action"] if n in rows else "absent") for n in
 run plan $m
 is "$rc" 2 "plan of a fresh checkout says there is work"
 is "$(grep -c recipe out err | tr '\n' ' ')" "out:0 err:1 " "and says once what the recipe is"
-like "$(cat err)" 'w4: recipe best: compensate 0\.75, residual 0\.75, scale_search gptq \(16 candidates\), signed_scales, refine_sweeps 4, refit_scales, output_metric local, scale_dtype f16$' \
+like "$(cat err)" 'w4: recipe best: compensate 0\.75, residual 0\.75, scale_search gptq \(16 candidates\), signed_scales, refine_sweeps 4, refit_scales, output_metric local, scale_dtype bf16$' \
     "what it resolves to"
 run apply $m
 is "$rc" 0 "quickstart applies"
@@ -23,11 +23,11 @@ ok "$(test -f dist/quickstart/model.safetensors; echo $?)" "the checkpoint folde
 ok "$(test -f gptqpipe.lock; echo $?)" "the lock file is beside the manifest"
 is "$(python3 -c 'import json
 want = {"name": "best", "compensate": 0.75, "compensate_residual": 0.75, "scale_search": "gptq", "scale_candidates": 16, "signed_scales": True, "refine_sweeps": 4,
-        "refit_scales": True, "output_metric": "local", "scale_dtype": "f16"}
+        "refit_scales": True, "output_metric": "local", "scale_dtype": "bf16"}
 folder = "dist/quickstart/"
 print([json.load(open(folder + "quantize_config.json"))["meta"]["recipe"] == want, json.load(open(folder + "config.json"))["quantization_config"]["meta"]["recipe"] == want,
        json.load(open(folder + "gptqpipe.json"))["made_from"]["recipe"] == want])')" '[True, True, True]' "configs and provenance carry the recipe"
-like "$(cat dist/quickstart/README.md)" '^Recipe best: compensate 0\.75, .*scale_dtype f16 \(a module with an override may differ' "the model card too"
+like "$(cat dist/quickstart/README.md)" '^Recipe best: compensate 0\.75, .*scale_dtype bf16 \(a module with an override may differ' "the model card too"
 like "$(cat dist/quickstart/README.md)" '^Scales may be negative: ' "and says that scales may be negative"
 run plan $m
 is "$rc" 0 "then plan has nothing to do"

@@ -293,7 +293,7 @@ static void halves(void **state)
 static int run_math(enum isa isa)
 {
     if (isa > isa_best()) {
-        print_message("skipped: this machine does not run %s\n", isa_name(isa));
+        printf("1..0 # SKIP this machine does not run %s\n", isa_name(isa)); /* TAP: no test at all is otherwise a failure */
         return 0;
     }
     const struct CMUnitTest tests[] = {

@@ -45,7 +45,7 @@ def in_f32(model):
                 linear.bias.data = module.bias.detach().float()
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, linear)
-    return model.float(), sorted(kinds)
+    return torch.nn.Module.float(model), sorted(kinds)  # transformers forbids its own .float() to quantized models, which this no longer is
 
 
 def main():

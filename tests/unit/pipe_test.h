@@ -2,7 +2,7 @@
  *
  *     fetch      source; a file whose name begins with "model" is a model and has an index node
  *     calibrate  its output is the first `samples` bytes of the data: later bytes do not change it (early cutoff)
- *     quantize   a chain of one node a line of the model file; layer k depends on line k, bits, dynamic and what came before
+ *     quantize   a chain of one node a line of the model file; layer k depends on line k, bits, dynamic and what came before (inputs original: not on that)
  *     pack       writes the layers in one file; finish counts itself         validate   verdict fails when max_tokens is 13       run
  * writes the prompts
  *
@@ -273,7 +273,10 @@ static int quantize_expand(struct stage_ctx *s, struct stage_expansion *x, struc
 
 static int quantize_fields(struct stage_ctx *s, size_t node, json_t *out, struct err *e)
 {
-    (void)e;
+    const char *inputs = json_string_value(param(s, "inputs"));
+    bool alone = inputs && !strcmp(inputs, "original");
+    if (node && !alone && !s->nodes[node - 1].known)
+        return err_set(e, ERR_UNKNOWN, "layer %zu is not there yet", node - 1);
     char *line = model_line(s, node), pattern[32];
     snprintf(pattern, sizeof pattern, "layer.%zu", node);
     json_object_set_new(out, "tensor", json_string(line));
@@ -285,7 +288,7 @@ static int quantize_fields(struct stage_ctx *s, size_t node, json_t *out, struct
     const struct stage_input *c = stage_input_find(s, "calibration");
     if (c)
         json_object_set_new(out, "calibration", digests(c->files));
-    json_object_set_new(out, "prefix", json_string(node ? s->nodes[node - 1].digest : ""));
+    json_object_set_new(out, "prefix", json_string(node && !alone ? s->nodes[node - 1].digest : ""));
     return 0;
 }
 

@@ -54,7 +54,7 @@ static void expect_parts(const struct quant_params *p, const char *what, const c
 }
 
 #define BEST_HEAD "compensate 0.75, residual 0.75, "
-#define BEST_TAIL ", refine_sweeps 4, refit_scales, output_metric local, scale_dtype f16"
+#define BEST_TAIL ", refine_sweeps 4, refit_scales, output_metric local, scale_dtype bf16"
 
 static void recipes(void **state)
 {
@@ -84,16 +84,16 @@ static void recipes(void **state)
         {RECIPE_BEST, "{\"mse\": 3}", BEST_HEAD "scale_search mse (3), signed_scales" BEST_TAIL},
         {RECIPE_BEST, "{\"mse\": 0}", BEST_HEAD "scale_search gptq (16 candidates), signed_scales" BEST_TAIL},
         /* what only the recipe brought gives way */
-        {RECIPE_BEST, "{\"scale_search\": \"minmax\"}", BEST_HEAD "scale_search minmax" BEST_TAIL},
+        {RECIPE_BEST, "{\"scale_search\": \"minmax\"}", BEST_HEAD "scale_search minmax" ", refine_sweeps 4, refit_scales, output_metric local, scale_dtype f16"},
         {RECIPE_BEST, "{\"sym\": false}", BEST_HEAD "scale_search gptq (16 candidates)" BEST_TAIL},
         {RECIPE_BEST, "{\"static_groups\": true}", BEST_HEAD "scale_search mse (2.4), signed_scales" BEST_TAIL},
-        {RECIPE_BEST, "{\"static_groups\": true, \"mse\": 0}", BEST_HEAD "scale_search minmax" BEST_TAIL},
+        {RECIPE_BEST, "{\"static_groups\": true, \"mse\": 0}", BEST_HEAD "scale_search minmax, refine_sweeps 4, refit_scales, output_metric local, scale_dtype f16"},
         {RECIPE_BEST, "{\"method\": \"rtn\"}", "scale_search minmax, scale_dtype f16"},
         {RECIPE_BEST, "{\"method\": \"rtn\", \"static_groups\": true}", "scale_search minmax, scale_dtype f16"},
-        {RECIPE_BEST, "{\"method\": \"rtn\", \"mse\": 2.4}", "scale_search mse (2.4), signed_scales, scale_dtype f16"},
+        {RECIPE_BEST, "{\"method\": \"rtn\", \"mse\": 2.4}", "scale_search mse (2.4), signed_scales, scale_dtype bf16"},
         {RECIPE_BEST, "{\"method\": \"rtn\", \"compensate\": 0, \"refine_sweeps\": 0, \"scale_dtype\": \"bf16\"}",
          "scale_search minmax, scale_dtype bf16"},
-        {RECIPE_BEST, "{\"refine_sweeps\": 0}", BEST_HEAD "scale_search gptq (16 candidates), signed_scales, scale_dtype f16"},
+        {RECIPE_BEST, "{\"refine_sweeps\": 0}", BEST_HEAD "scale_search gptq (16 candidates), signed_scales, scale_dtype bf16"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -159,6 +159,39 @@ static void errors(void **state)
         if (strncmp(e.text, "here: ", 6) != 0 || strcmp(e.text + 6, rows[i].text) != 0)
             fail_msg("%s:\n  got  %s\n  want here: %s", rows[i].json, e.text, rows[i].text);
     }
+}
+
+/* Source activations: nothing to make up for, whoever asks. Fixed for the stage; no word of it in a module's key. */
+static void original_inputs(void **state)
+{
+    static const struct {
+        const char *json, *text;
+    } rows[] = {
+        {"{\"compensate\": 0.5}", "here: compensate 0.5 needs inputs quantized, but inputs is original"},
+        {"{\"compensate_residual\": 0.25}", "here: compensate_residual 0.25 needs inputs quantized, but inputs is original"},
+    };
+    struct err e = {0};
+    (void)state;
+    struct quant_params p = quant_params_default(), same = resolved(RECIPE_BEST, "{\"compensate\": 0}");
+    p.recipe = RECIPE_BEST;
+    p.inputs = INPUTS_ORIGINAL;
+    assert_int_equal(set_all(&p, "{\"compensate\": 0}", &e), 0);
+    assert_int_equal(quant_params_resolve(&p, "here", &e), 0);
+    expect_parts(&p, "original", "scale_search gptq (16 candidates), signed_scales" BEST_TAIL);
+    assert_true(quant_params_equal(&p, &same));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        p = quant_params_default();
+        p.recipe = RECIPE_BEST;
+        p.inputs = INPUTS_ORIGINAL;
+        assert_int_equal(quant_params_resolve(&p, "here", &e), 0); /* the recipe's own give way */
+        assert_true(quant_params_equal(&p, &same));
+        assert_int_equal(set_all(&p, rows[i].json, &e), 0);
+        assert_int_equal(quant_params_resolve(&p, "here", &e), -ERR_MANIFEST);
+        assert_string_equal(e.text, rows[i].text);
+    }
+    p = quant_params_default();
+    assert_int_equal(set_all(&p, "{\"inputs\": \"original\"}", &e), -ERR_MANIFEST);
+    assert_string_equal(e.text, "here: 'inputs' is set for the whole stage, not for a module");
 }
 
 /* A resolved struct set further is what the two together are: nothing of the first resolution sticks. */
@@ -234,7 +267,7 @@ static void as_json(void **state)
     (void)state;
     char *text = text_of(&p);
     assert_string_equal(text, "{\"act_group_aware\":true,\"bits\":4,\"compensate\":0.75,\"compensate_residual\":0.75," OLD("0.0") ",\"output_metric\":\"local\",\"refine_sweeps\":4,"
-                              "\"refit_scales\":true,\"scale_candidates\":16,\"scale_dtype\":\"f16\",\"scale_search\":\"gptq\",\"signed_scales\":true,\"static_groups\":false,"
+                              "\"refit_scales\":true,\"scale_candidates\":16,\"scale_dtype\":\"bf16\",\"scale_search\":\"gptq\",\"signed_scales\":true,\"static_groups\":false,"
                               "\"sym\":true}");
     free(text);
     /* nothing on: the fields of before, also where the norm is searched */
@@ -257,7 +290,7 @@ static void equality(void **state)
 {
     static const char *const one[] = {"{\"compensate\": 0.5}",         "{\"compensate_residual\": 0.5}", "{\"scale_search\": \"mse\"}",
                                       "{\"scale_candidates\": 8}",     "{\"signed_scales\": false}",     "{\"refine_sweeps\": 3}",
-                                      "{\"refit_scales\": false}",     "{\"output_metric\": \"none\"}",  "{\"scale_dtype\": \"bf16\"}",
+                                      "{\"refit_scales\": false}",     "{\"output_metric\": \"none\"}",  "{\"scale_dtype\": \"f16\"}",
                                       "{\"damp_percent\": 0.0625}"};
     struct quant_params best = resolved(RECIPE_BEST, "{}");
     (void)state;
@@ -290,7 +323,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recipes), cmocka_unit_test(errors),   cmocka_unit_test(resolved_again), cmocka_unit_test(filled_by_hand),
-        cmocka_unit_test(as_json), cmocka_unit_test(equality), cmocka_unit_test(names),
+        cmocka_unit_test(as_json), cmocka_unit_test(equality), cmocka_unit_test(names),          cmocka_unit_test(original_inputs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,6 +79,21 @@ static void a_parameter_runs_only_what_depends_on_it(void **state)
         "open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;run hello;");
 }
 
+/* A node whose key needs no earlier node of its chain is not held up by one that runs; those between are replayed. */
+static void a_node_that_depends_on_none_is_planned(void **state)
+{
+    (void)state;
+    replace("bits: 4", "inputs: original, bits: 4");
+    applied();
+    replace("bits: 4", "bits: 4, dynamic: { layer.1: { bits: 8 }, layer.3: { bits: 8 } }");
+    assert_plan(HIT_TO_CALIB
+                "w4/layer.0 hit hit-local|w4/layer.1 run param-changed dynamic|w4/layer.2 hit hit-local|w4/layer.3 run param-changed dynamic|"
+                "ckpt maybe upstream-pending|quality maybe upstream-pending|hello maybe upstream-pending|");
+    assert_apply(0, "ran 5 hit 6");
+    assert_string_equal(buf_str(&story), "open w4;replay w4/layer.0;run w4/layer.1;replay w4/layer.2;run w4/layer.3;close w4;run ckpt;finish "
+                                         "ckpt;run quality;run hello;");
+}
+
 static void the_field_that_changed_is_named(void **state)
 {
     (void)state;
@@ -540,6 +555,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(first_plan_then_apply_then_nothing, reset, drop_root),
         cmocka_unit_test_setup_teardown(nothing_is_written_by_a_no_op, reset, drop_root),
         cmocka_unit_test_setup_teardown(a_parameter_runs_only_what_depends_on_it, reset, drop_root),
+        cmocka_unit_test_setup_teardown(a_node_that_depends_on_none_is_planned, reset, drop_root),
         cmocka_unit_test_setup_teardown(the_field_that_changed_is_named, reset, drop_root),
         cmocka_unit_test_setup_teardown(a_changed_layer_leaves_the_ones_before_it, reset, drop_root),
         cmocka_unit_test_setup_teardown(equal_output_stops_what_follows, reset, drop_root),
