@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 ARGS  ?=
 
 DEBS := gcc libc6-dev pkg-config libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev libxxhash-dev \
-        libarchive-dev libgit2-dev libssl-dev perl strace python3
+        libarchive-dev libgit2-dev libssl-dev perl strace python3 g++
 
 ifeq ($(filter $(MODE),release debug asan tsan cov),)
 $(error MODE must be release, debug, asan, tsan or cov, not '$(MODE)')
@@ -16,6 +16,11 @@ endif
 ifeq ($(filter $(CUDA),auto 0 1),)
 $(error CUDA must be auto, 0 or 1, not '$(CUDA)')
 endif
+NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)))) $(wildcard /usr/local/cuda/bin/nvcc))
+ifeq ($(CUDA)$(NVCC),1)
+$(error CUDA=1, but there is no nvcc: name it with NVCC=)
+endif
+HAVE_CUDA := $(if $(filter 0,$(CUDA)),,$(NVCC))
 Q := $(if $(filter 1,$(V)),,@)
 
 # release lives in build/ itself, the other flavours below it, so that no flavour needs a clean.
@@ -36,7 +41,8 @@ WARN := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -W
         -Wno-format-truncation -Wno-unknown-warning-option -Werror
 CFLAGS_ALL = -std=c11 -D_GNU_SOURCE -I. $(PKG_CFLAGS) -g -ffp-contract=off -fno-math-errno -fno-strict-aliasing -pthread \
              $(opt_$(MODE)) $(OPT) $(WARN) $(CFLAGS)
-LIBS = $(PKG_LIBS) -lm -ldl -pthread
+# The rpath is where `make dist` puts libraries: of the program in bin/, of tests in tests/gpu/.
+LIBS = $(PKG_LIBS) -lm -ldl -pthread -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib/gptqpipe:$$ORIGIN/../../lib/gptqpipe'
 
 SRC_LIB := $(wildcard pipeline/*.c pipeline/base/*.c cache/*.c stages/*.c stages/*/*.c kernels/*.c)
 SRC_CMD := $(wildcard cmd/*.c)
@@ -53,16 +59,34 @@ OBJ_CMD := $(SRC_CMD:%.c=$(O)/%.o)
 LIB := $(B)/libgptqpipe.a
 PROG := $(B)/gptqpipe
 
+# The CUDA plug-in: host code by CC, kernels by nvcc, both hidden but for one symbol. nvcc's report on registers and spills stays beside each object (.ptxas).
+PLUGIN := $(if $(HAVE_CUDA),$(B)/libgptqpipe_cuda.so)
+CUDA_HOME := $(abspath $(dir $(realpath $(NVCC)))/..)
+CUDA_ARCH ?= 80 86 89 90 100 120
+GENCODE := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+NVCC_FLAGS := -std=c++17 -O3 -fmad=false -I. $(GENCODE) -Xptxas -v -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
+PLUGIN_HOST := $(wildcard kernels/cuda/*.c) kernels/select.c kernels/tensor.c pipeline/base/err.c
+OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(patsubst %.cu,$(O)/%.cu.o,$(wildcard kernels/cuda/*.cu))
+
+# The same sources for a device that is this processor (tests/emu), beside a second name of the program.
+EMU := $(B)/emu/libgptqpipe_cuda.so
+EMU_FLAGS := -O2 -g -ffp-contract=off -fno-strict-aliasing -fPIC -fvisibility=hidden -Itests/emu/include -I. -Wall -Wextra -Wno-unknown-pragmas -Wno-format-truncation -Werror
+OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(patsubst %.cu,$(O)/emu/%.cu.o,$(wildcard kernels/cuda/*.cu)) $(O)/emu/tests/emu/emu.o
+GPU_CHECKS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/gpu/check_*.c tests/gpu/bench_*.c))
+
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c tests/kernels/check_*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/bench_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-ALL_OBJ := $(OBJ_LIB) $(OBJ_CMD) $(patsubst $(B)/tests/%,$(O)/tests/%.o,$(UNIT) $(BENCH))
+ALL_OBJ := $(OBJ_LIB) $(OBJ_CMD) $(patsubst $(B)/tests/%,$(O)/tests/%.o,$(UNIT) $(BENCH) $(GPU_CHECKS)) $(OBJ_PLUGIN) $(OBJ_EMU)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all deps quickstart check test test-build test-slow test-peers bench lint format fuzz fuzz-run cov install clean help FORCE
+.PHONY: all deps quickstart check test test-build test-slow test-peers test-gpu dist bench lint format fuzz fuzz-run cov bench-gpu install clean help FORCE
 
-all: $(PROG) ## build the program (default)
+all: $(PROG) $(PLUGIN) ## build the program (default), and the CUDA plug-in where there is nvcc (CUDA=auto|0|1)
+ifeq ($(HAVE_CUDA),)
+	@rm -f $(B)/libgptqpipe_cuda.so
+endif
 
 $(PROG): $(OBJ_CMD) $(LIB)
 	@echo "  LD    $@"
@@ -93,12 +117,51 @@ $(O)/%.avx2.o: %.c $(STAMP)
 $(O)/%.avx512.o: %.c $(STAMP)
 	$(call compile,$(isa_opt) $(isa_avx512) $(OPT))
 
+$(O)/nvcc-flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(NVCC) $(NVCC_FLAGS)' | cmp -s - $@ || echo '$(NVCC) $(NVCC_FLAGS)' > $@
+$(O)/emu-flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(CXX) $(EMU_FLAGS)' | cmp -s - $@ || echo '$(CC) $(CXX) $(EMU_FLAGS)' > $@
+$(O)/%.pic.o: %.c $(STAMP)
+	$(call compile,-fPIC -fvisibility=hidden -I$(CUDA_HOME)/include)
+$(O)/%.cu.o: %.cu $(O)/nvcc-flags
+	@mkdir -p $(@D)
+	@echo "  NVCC  $@"
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
+$(PLUGIN): $(OBJ_PLUGIN)
+	@echo "  LD    $@"
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^ -Xlinker --exclude-libs,ALL -ldl -lpthread
+
+$(O)/emu/%.o: %.c $(O)/emu-flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c11 -D_GNU_SOURCE $(EMU_FLAGS) -MMD -MP -c -o $@ $<
+$(O)/emu/%.cu.o: %.cu $(O)/emu-flags
+	@mkdir -p $(@D)
+	@echo "  EMU   $@"
+	$(Q)$(CXX) -x c++ -std=c++17 $(EMU_FLAGS) -MMD -MP -c -o $@ $<
+$(O)/emu/%.o: %.cc $(O)/emu-flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 $(EMU_FLAGS) -MMD -MP -c -o $@ $<
+$(EMU): $(OBJ_EMU)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CXX) -shared -o $@ $^
+$(B)/emu/gptqpipe: $(PROG)
+	@mkdir -p $(@D)
+	$(Q)ln -f $< $@
+
 -include $(ALL_OBJ:.o=.d)
 
 $(B)/tests/%: $(O)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $< $(LIB) -lcmocka $(LIBS)
+
+$(B)/tests/gpu/%: $(O)/tests/gpu/%.o $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $< $(LIB) -Wl,--as-needed $(LIBS)
 
 deps: ## install the Debian packages that the build and the tests need
 	$(Q)missing=; for p in $(DEBS); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
@@ -111,10 +174,19 @@ quickstart: deps ## install what is missing, build, run manifests/quickstart.yam
 check: deps ## install what is missing, build, run the tests
 	$(Q)$(MAKE) --no-print-directory test
 
-test-build: all $(UNIT)
+test-build: all $(UNIT) $(GPU_CHECKS) $(EMU) $(B)/emu/gptqpipe
 
 test: test-build ## unit, kernel and command-line tests
 	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t)
+
+test-gpu: all $(GPU_CHECKS) ## what a GPU computes, against the CPU and golden data; skips by name without one
+	$(Q)tests/gpu/run.sh $(B)
+
+bench-gpu: all $(GPU_CHECKS) ## speed on a GPU, as share of its measured bandwidth
+	$(Q)for b in $(filter $(B)/tests/gpu/bench_%,$(GPU_CHECKS)); do $$b $(B)/libgptqpipe_cuda.so || exit 1; done
+
+dist: all $(GPU_CHECKS) ## a tarball that runs on another x86-64 Linux: program, plug-in, libraries, quickstart, GPU tests
+	$(Q)tests/gpu/dist.sh $(B)
 
 test-slow: test-build ## long tests: kills, compilers, whole-model runs
 	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer --exec tests/run $(ARGS) $(wildcard tests/slow/*.t)
@@ -163,6 +235,7 @@ fuzz-run: fuzz ## run each fuzz target for FUZZ_SECONDS
 
 install: all ## install under PREFIX (default /usr/local)
 	install -D -m 755 $(PROG) $(DESTDIR)$(PREFIX)/bin/gptqpipe
+	$(if $(PLUGIN),install -D -m 755 $(PLUGIN) $(DESTDIR)$(PREFIX)/lib/gptqpipe/libgptqpipe_cuda.so)
 
 clean: ## remove build/
 	rm -rf build

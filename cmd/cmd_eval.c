@@ -60,7 +60,7 @@ static int evaluate(struct cmd_ctx *c, struct eval_cmd *v, const char *path)
         rc = fileset_from_path(&data, v->data, &c->err);
     if (!rc) {
         pool = pool_create(cmd_threads(c));
-        rc = device_open(c->o.isa, c->o.device, pool, &b, &c->err);
+        rc = device_open_any(&(struct device_want){c->o.isa, c->o.device, c->o.numerics, NULL}, pool, &b, &c->err);
     }
     if (!rc) {
         rc = evaluation_run(&model, v->reference ? &reference : NULL, &data, &v->params, b, on_progress, v, &figures, &c->err);

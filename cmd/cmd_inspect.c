@@ -50,17 +50,19 @@ static void print_modules(const json_t *modules)
     size_t i;
     json_t *m;
     if (modules)
-        printf("\n%-44s %-14s %5s %6s %-14s %6s %12s\n", "module", "shape", "bits", "group", "grid", "neg.", "bytes");
+        printf("\n%-44s %-14s %5s %6s %-14s %6s %12s  %s\n", "module", "shape", "bits", "group", "grid", "neg.", "bytes",
+               json_object_get(json_array_get(modules, 0), "cuda_kernel") ? "on CUDA" : "");
     json_array_foreach (modules, i, m) {
         printf("%-44s", text(m, "name"));
         print_shape(json_object_get(m, "shape"));
         if (!json_object_get(m, "bits"))
-            printf(" %5s %6s %-14s %6s %12lld\n", text(m, "dtype"), "", "", "", number(m, "bytes"));
+            printf(" %5s %6s %-14s %6s %12lld", text(m, "dtype"), "", "", "", number(m, "bytes"));
         else
-            printf(" %5lld %6lld %-4s%-10s %5.1f%% %12lld\n", number(m, "bits"), number(m, "group_size"),
+            printf(" %5lld %6lld %-4s%-10s %5.1f%% %12lld", number(m, "bits"), number(m, "group_size"),
                    !json_object_get(m, "sym") ? "" : json_is_true(json_object_get(m, "sym")) ? "sym" : "asym",
                    json_is_true(json_object_get(m, "desc_act")) ? " desc_act" : "",
                    100 * json_real_value(json_object_get(m, "negative_scales")), number(m, "bytes"));
+        printf("  %s\n", text(m, "cuda_kernel"));
     }
 }
 

@@ -12,7 +12,7 @@
 #include "stages/generation.h"
 
 struct run_cmd {
-    const char *prompts_file;
+    const char *prompts_file, *kernel;
     struct option_list prompts;
     double temperature, top_p;
     int64_t max_tokens, seed, logprobs;
@@ -116,7 +116,7 @@ static int run_model(struct cmd_ctx *c, struct run_cmd *r, const char *path)
     }
     if (!rc) {
         pool = pool_create(cmd_threads(c));
-        rc = device_open(c->o.isa, c->o.device, pool, &b, &c->err);
+        rc = device_open_any(&(struct device_want){c->o.isa, c->o.device, c->o.numerics, r->kernel}, pool, &b, &c->err);
     }
     if (!rc)
         rc = generate_all(c, r, &g, b);
@@ -130,7 +130,7 @@ static int run_model(struct cmd_ctx *c, struct run_cmd *r, const char *path)
 
 static int run(struct cmd_ctx *c, int argc, char **argv)
 {
-    struct run_cmd r = {.top_p = 1, .max_tokens = 64};
+    struct run_cmd r = {.kernel = "auto", .top_p = 1, .max_tokens = 64};
     struct option_def defs[] = {
         {.name = "prompt", .type = OPT_LIST, .into = &r.prompts, .arg = "TEXT", .help = "a text to continue; may be repeated"},
         {.name = "prompts", .type = OPT_STR, .into = &r.prompts_file, .arg = "FILE", .help = "lines of text, or JSON {\"prompt\"} or {\"prompt_ids\"}"},
@@ -139,6 +139,7 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
         {.name = "max-tokens", .type = OPT_INT, .into = &r.max_tokens, .arg = "N", .help = "per prompt (default 64)", .lo = 1, .hi = INT32_MAX},
         {.name = "seed", .type = OPT_INT, .into = &r.seed, .arg = "S", .help = "of the sampling (default 0)", .lo = 0, .hi = INT64_MAX},
         {.name = "logprobs", .type = OPT_INT, .into = &r.logprobs, .arg = "K", .help = "per token, its log-probability and the K most likely", .lo = 0, .hi = 1000},
+        {.name = "kernel", .type = OPT_STR, .into = &r.kernel, .arg = "K", .help = "class of kernels for quantized matrices (default auto)", .choices = "auto|machete|marlin|simple|cpu"},
         {.name = "json", .type = OPT_FLAG, .into = &r.json, .help = "one JSON object a prompt"},
         OPTION_END,
     };
@@ -158,6 +159,6 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
 const struct command cmd_run = {
     .name = "run",
     .summary = "continue prompts with a model, plain or quantized",
-    .usage = "run MODEL (--prompt TEXT... | --prompts FILE) [--temperature T --top-p P --max-tokens N --seed S] [--logprobs K] [--json]",
+    .usage = "run MODEL (--prompt TEXT... | --prompts FILE) [--temperature T --top-p P --max-tokens N --seed S] [--logprobs K] [--kernel K] [--json]",
     .run = run,
 };

@@ -4,11 +4,24 @@
 #include <string.h>
 
 #include "pipeline/base/mem.h"
+#include "stages/device.h"
+
+static void probe_gpu(const char *device, struct pipeline_gpu *out)
+{
+    struct device_probe p;
+    device_probe(device, &p);
+    out->found = p.found;
+    snprintf(out->numerics, sizeof out->numerics, "%s", p.numerics);
+    snprintf(out->key, sizeof out->key, "%s", p.key);
+    snprintf(out->why, sizeof out->why, "%s", p.why);
+}
 
 int project_open(struct project *p, struct cmd_ctx *c, const char *manifest, FILE *json, FILE *human)
 {
     const char *ci = getenv("CI");
-    int rc = manifest_load(manifest ? manifest : "manifest.yaml", p->sets.values, p->sets.count, &p->m, &c->err);
+    int rc = device_check(c->o.isa, c->o.device, &c->err);
+    if (!rc)
+        rc = manifest_load(manifest ? manifest : "manifest.yaml", p->sets.values, p->sets.count, &p->m, &c->err);
     if (rc)
         return rc;
     p->cache_dir = cmd_cache_dir(c, p->m->cache_dir);
@@ -22,6 +35,7 @@ int project_open(struct project *p, struct cmd_ctx *c, const char *manifest, FIL
         .kinds = stage_kinds,
         .cache_dir = p->cache_dir,
         .numerics = c->o.numerics,
+        .probe_gpu = probe_gpu,
         .isa = c->o.isa,
         .device = c->o.device,
         .threads = cmd_threads(c),

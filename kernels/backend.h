@@ -27,7 +27,7 @@
 #include "kernels/tensor.h"
 #include "pipeline/base/err.h"
 
-enum { BACKEND_ABI = 2, HESSIAN_BLOCK_ROWS = 256 };
+enum { BACKEND_ABI = 3, HESSIAN_BLOCK_ROWS = 256 };
 
 struct weight;   /* a linear layer's matrix as this backend wants it; opaque */
 struct kv_cache; /* keys and values of one sequence; opaque */
@@ -190,12 +190,15 @@ struct backend_ops {
     int (*fit)(struct backend *b, const float *w, int64_t ldw, int64_t N, int64_t n, const struct quant_grid *grid, uint16_t *scales, uint8_t *zeros, struct err *e);
     /* sum over rows of ||x (w_hat - w)^T||^2 is tr(E H E^T): f64, e [N,K] f32, h [K,K] f64 symmetric. For the report's relative output error. */
     int (*quad_form)(struct backend *b, const float *e_nk, const double *h, int64_t N, int64_t K, double *out, struct err *e);
+
+    /* The class of kernels that serves a weight ("cpu", "simple", "marlin", "dense"), for reports; a string that lives as long as the program. */
+    const char *(*weight_kernel)(const struct backend *b, const struct weight *w);
 };
 
 struct backend {
     const struct backend_ops *ops;
-    const char *name;           /* "cpu" */
-    const char *numerics;       /* class: "cpu" */
+    const char *name;           /* "cpu", "cuda" */
+    const char *numerics;       /* class: "cpu", "cuda-sm90" */
     void *state;
     /* Calls of each kernel row since creation, for run_end: fn(arg, "linear_w4_avx512", calls), rows in the order of kernels.def, only those called. */
     void (*each_count)(const struct backend *b, void (*fn)(void *arg, const char *row, uint64_t calls), void *arg);

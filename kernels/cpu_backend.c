@@ -59,6 +59,13 @@ static void op_weight_free(struct backend *b, struct weight *w)
     cpu_weight_free(w);
 }
 
+static const char *op_weight_kernel(const struct backend *b, const struct weight *w)
+{
+    (void)b;
+    (void)w;
+    return "cpu";
+}
+
 static int op_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias,
                      bool accumulate, struct err *e)
 {
@@ -371,6 +378,7 @@ static const struct backend_ops cpu_ops = {
     .refine = op_refine,
     .fit = op_fit,
     .quad_form = op_quad_form,
+    .weight_kernel = op_weight_kernel,
 };
 
 static void each_count(const struct backend *b, void (*fn)(void *arg, const char *row, uint64_t calls), void *arg)

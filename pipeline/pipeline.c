@@ -16,28 +16,6 @@ const char *plan_action_text(enum plan_action a)
     return texts[a];
 }
 
-int pipeline_numerics(const char *asked, const char **out, struct err *e)
-{
-    if (!strcmp(asked, "auto") || !strcmp(asked, "cpu")) {
-        *out = "cpu";
-        return 0;
-    }
-    return err_set(e, ERR_UNSUPPORTED, "numerics class '%s' is not served by this version: only 'cpu' is (and 'auto', which takes it)",
-                   asked);
-}
-
-static int set_numerics(struct pipeline *p, struct err *e)
-{
-    if (p->c.numerics)
-        return pipeline_numerics(p->c.numerics, &p->numerics, e);
-    int rc = pipeline_numerics(p->m->numerics ? p->m->numerics : "auto", &p->numerics, e);
-    if (rc && e) {
-        e->code = ERR_MANIFEST;
-        err_place(e, p->m->path, p->m->numerics_at.line, p->m->numerics_at.col);
-    }
-    return rc ? -ERR_MANIFEST : 0;
-}
-
 static int place(const struct stage_ctx *s, const char *path, struct err *e)
 {
     const struct stage_run *sr = s->pipeline;
@@ -150,13 +128,15 @@ int pipeline_open(const struct manifest *m, const struct pipeline_config *c, str
     p->stages = xcalloc(m->stage_count, sizeof *p->stages);
     pthread_mutex_init(&p->mutex, NULL);
     char *lock_path = io_join(m->dir, "gptqpipe.lock");
-    int rc = set_numerics(p, e);
+    int rc = 0;
     for (size_t i = 0; !rc && i < m->stage_count; i++)
         rc = init_stage(p, i, e);
     if (!rc)
         rc = set_targets(p, e);
     if (!rc)
         rc = lockfile_load(&p->lock, lock_path, e);
+    if (!rc)
+        rc = pipeline_set_numerics(p, e);
     if (!rc)
         rc = store_open(c->cache_dir, &p->store, e);
     if (!rc)

@@ -21,10 +21,19 @@
 
 struct pipeline;
 
+/* A GPU as far as keys are concerned. */
+struct pipeline_gpu {
+    bool found;
+    char numerics[16]; /* class: "cuda-sm90" */
+    char key[64];      /* the class and what else decides its bits */
+    char why[512];     /* why not found */
+};
+
 struct pipeline_config {
     const struct stage_kind *const *kinds; /* NULL-terminated: stage_kinds, or a test's */
     const char *cache_dir;
-    const char *numerics;       /* --numerics; NULL: the manifest's, else auto */
+    const char *numerics;       /* --numerics; NULL: the manifest's, else auto: the lock file's, else the GPU's where there is one, else cpu */
+    void (*probe_gpu)(const char *device, struct pipeline_gpu *out); /* asked at most once; NULL: there is none */
     const char *isa, *device;   /* NULL: "auto" */
     int threads, jobs;          /* jobs: stages at once, each with threads / jobs threads */
     const char *const *targets; /* STAGE or STAGE/node; none: everything */
@@ -39,8 +48,6 @@ struct pipeline_config {
 int pipeline_open(const struct manifest *m, const struct pipeline_config *c, struct pipeline **out, struct err *e);
 void pipeline_close(struct pipeline *p);
 struct store *pipeline_store(struct pipeline *p);
-/* "auto" -> the class there is. -ERR_UNSUPPORTED names a class that is not served. */
-int pipeline_numerics(const char *asked, const char **out, struct err *e);
 
 enum plan_action { PLAN_MAYBE, PLAN_RUN, PLAN_HIT };
 const char *plan_action_text(enum plan_action a);

@@ -1,7 +1,8 @@
 /* Inside the pipeline: the state of an opened project. Only pipeline/ includes this.
  *
  * pipeline.c  open, close, targets          walk.c   one stage: resolve, inputs, nodes, keys, what the cache has
- * plan.c      walk without running          chain.c  runs the nodes of one stage        apply.c  all stages, by the scheduler
+ * numerics.c  the class and the device      plan.c   walk without running
+ * chain.c     runs the nodes of one stage        apply.c  all stages, by the scheduler
  */
 #ifndef PIPELINE_PIPELINE_IMPL_H
 #define PIPELINE_PIPELINE_IMPL_H
@@ -51,7 +52,9 @@ struct stage_run {
 struct pipeline {
     const struct manifest *m;
     struct pipeline_config c;
-    const char *numerics;
+    char numerics[16]; /* class of the stages that may use a GPU; the others' is cpu */
+    struct pipeline_gpu gpu;
+    bool gpu_asked;
     struct store *store;
     struct statcache *stat;
     struct state state;
@@ -82,6 +85,15 @@ int lock_check_frozen(struct pipeline *p, struct err *e);
 int stage_resolve(struct stage_run *sr, struct err *e);
 /* Adds the stage's name to an error that has neither place nor name. Returns rc. */
 int stage_error(const struct stage_run *sr, int rc, struct err *e);
+
+/* numerics.c */
+/* Settles the class, once stages and lock are there. */
+int pipeline_set_numerics(struct pipeline *p, struct err *e);
+const char *stage_class(const struct stage_run *sr);
+/* What stands for the class in keys: of a GPU also what else decides its bits. */
+const char *stage_class_key(const struct stage_run *sr);
+/* The device that a stage is told to use. */
+const char *stage_device(const struct stage_run *sr);
 
 /* chain.c */
 /* Everything a stage has to do in apply, on the calling thread with its pool. */

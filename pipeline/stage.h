@@ -95,7 +95,7 @@ static inline const struct stage_input *stage_input_find(const struct stage_ctx 
 struct run_ctx {
     int threads;
     void *pool; /* struct pool *, of `threads` */
-    const char *isa, *device, *numerics; /* as asked for: "auto", ... */
+    const char *isa, *device, *numerics; /* isa and device as asked for ("auto", ...), a stage's that is served by the CPU "cpu"; numerics the class */
     const char *scratch; /* private folder on the store's disk, removed after the node (chain: after the chain) */
     json_t *metrics;     /* object to fill: goes into the record and is shown */
     /* Progress of this node, 0..total in any unit; label says the unit ("tokens", "layers"). Returns nonzero when the run is to stop: return -ERR_CANCELLED then. */
@@ -126,6 +126,7 @@ struct stage_kind {
     const char *name;
     int revision;   /* bump when outputs change; part of every key */
     bool numerics;  /* the numerics class is part of the key */
+    bool (*gpu)(const struct stage_ctx *s); /* may compute on a GPU: its class is then the run's. NULL: never, its class is cpu */
     bool source;    /* node 0 is resolved, not run */
     bool chained;
     int (*check)(struct stage_ctx *s, struct err *e);

@@ -318,7 +318,7 @@ int stage_examine(struct stage_run *sr, size_t i, struct err *e)
     json_t *fields = json_object();
     int rc = stage_error(sr, sr->kind->fields(&sr->ctx, i, fields, e), e);
     if (!rc) {
-        key_compute(sr->kind, fields, sr->p->numerics, sr->p->m->salt, &run->preimage, run->key);
+        key_compute(sr->kind, fields, stage_class_key(sr), sr->p->m->salt, &run->preimage, run->key);
         pthread_mutex_lock(&sr->p->mutex);
         const char *last = state_key(&sr->p->state, run->name);
         run->last_key = last ? xstrdup(last) : NULL;

@@ -151,7 +151,7 @@ void generation_prompts_release(struct generation_prompts *p)
     *p = (struct generation_prompts){0};
 }
 
-/* "cpu/gptq-w4g128", joined by '+' where layers differ, in the order in which they first come. */
+/* "gptq-w4g128"; class_kernel puts the kernel in front ("cpu/gptq-w4g128") and joins by '+' where layers differ, in the order in which they first come. */
 static void module_format(const struct model *m, int64_t layer, enum module_id mod, char out[64])
 {
     int bits, group;
@@ -169,32 +169,39 @@ static void module_format(const struct model *m, int64_t layer, enum module_id m
     snprintf(out, 64, "%s", v.dtype == DT_BF16 ? "bf16" : v.dtype == DT_F16 ? "f16" : "f32");
 }
 
-static json_t *class_kernel(const struct model *m, int64_t layers, enum module_id mod, const char *backend)
+static json_t *class_kernel(const struct model *m, int64_t layers, enum module_id mod, const struct decoder *d)
 {
-    struct buf seen = BUF_INIT;
-    for (int64_t l = 0; l < layers; l++) {
-        char one[64], wrapped[68];
-        module_format(m, mod == MOD_COUNT ? -1 : l, mod, one);
-        snprintf(wrapped, sizeof wrapped, "+%s+", one);
-        if (seen.len && strstr(seen.data, wrapped))
+    struct buf seen = BUF_INIT, out = BUF_INIT;
+    char last[32] = "";
+    for (int64_t i = 0; i < layers; i++) {
+        int64_t layer = mod == MOD_COUNT ? -1 : i;
+        char format[64], one[112];
+        const char *kernel = decoder_kernel(d, layer, mod);
+        module_format(m, layer, mod, format);
+        snprintf(one, sizeof one, "+%s/%s+", kernel, format);
+        if (seen.len && strstr(seen.data, one))
             continue;
-        buf_addstr(&seen, seen.len ? wrapped + 1 : wrapped);
+        buf_addstr(&seen, one);
+        buf_addstr(&out, out.len ? "+" : "");
+        if (strcmp(last, kernel) != 0)
+            buf_printf(&out, "%s/", kernel);
+        buf_addstr(&out, format);
+        snprintf(last, sizeof last, "%s", kernel);
     }
-    if (seen.len)
-        buf_setlen(&seen, seen.len - 1);
-    json_t *v = json_sprintf("%s/%s", backend, seen.len ? seen.data + 1 : "none");
+    json_t *v = json_string(buf_str(&out));
     buf_release(&seen);
+    buf_release(&out);
     return v;
 }
 
-static json_t *kernel_json(const struct model *m, const char *backend)
+static json_t *kernel_json(const struct model *m, const struct decoder *d)
 {
     json_t *o = json_object();
     for (int i = 0; i < MOD_COUNT; i++) {
         const char *name = config_module_short((enum module_id)i), *dot = strrchr(name, '.');
-        json_object_set_new(o, dot ? dot + 1 : name, class_kernel(m, m->config.layers, (enum module_id)i, backend));
+        json_object_set_new(o, dot ? dot + 1 : name, class_kernel(m, m->config.layers, (enum module_id)i, d));
     }
-    json_object_set_new(o, "lm_head", class_kernel(m, 1, MOD_COUNT, backend));
+    json_object_set_new(o, "lm_head", class_kernel(m, 1, MOD_COUNT, d));
     return o;
 }
 
@@ -369,8 +376,8 @@ int generation_run(const struct generation_model *g, struct backend *b, const st
 {
     size_t made = 0;
     struct decoder *d = NULL;
-    json_t *kernel = kernel_json(&g->model, b->name);
     int rc = decoder_open(&d, b, &g->model, positions_needed(g, p, params->max_tokens), e);
+    json_t *kernel = rc ? NULL : kernel_json(&g->model, d);
     for (size_t first = 0; !rc && first < p->count; first += BATCH) {
         struct batch batch = {.g = g, .ev = ev, .first = first, .tokens = &made, .prompts = p};
         size_t n = p->count - first < BATCH ? p->count - first : BATCH;

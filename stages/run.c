@@ -15,6 +15,8 @@ static int run_check(struct stage_ctx *s, struct err *e)
     double temperature = param_real(s, "temperature"), top_p = param_real(s, "top_p");
     if (!json_array_size(param_json(s, "prompts")))
         return param_error(s, "prompts", ERR_MANIFEST, e, "prompts is empty");
+    if (!strcmp(param_str(s, "kernel"), "machete"))
+        return param_error(s, "kernel", ERR_MANIFEST, e, "kernel 'machete' is not in this version: take auto");
     if (!(temperature >= 0 && temperature <= 100))
         return param_error(s, "temperature", ERR_MANIFEST, e, "temperature is %g, outside 0..100", temperature);
     if (!(top_p > 0 && top_p <= 1))
@@ -65,6 +67,8 @@ static int on_line(void *arg, size_t prompt, const json_t *line, struct err *e)
     size_t n = strlen(text), keep = n < EXCERPT_BYTES ? n : EXCERPT_BYTES;
     while (keep < n && keep && ((unsigned char)text[keep] & 0xc0u) == 0x80u)
         keep--; /* whole characters */
+    if (!json_object_get(k->r->metrics, "kernel"))
+        json_object_set(k->r->metrics, "kernel", json_object_get(line, "kernel"));
     json_array_append_new(k->excerpts, json_pack("[O,o]", json_object_get(line, "prompt"), json_stringn(text, keep)));
     return 0;
 }
@@ -108,7 +112,9 @@ static int run_run(struct stage_ctx *s, struct run_ctx *r, size_t node, void *ch
     struct sink k = {.r = r, .lines = BUF_INIT, .excerpts = json_array()};
     struct backend *b = NULL;
     json_object_set_new(r->metrics, "texts", k.excerpts);
-    int rc = device_open(r->isa, r->device, r->pool, &b, e);
+    int rc = device_open_any(&(struct device_want){r->isa, r->device, r->numerics, param_str(s, "kernel")}, r->pool, &b, e);
+    if (!rc)
+        json_object_set_new(r->metrics, "class", json_string(b->numerics));
     if (!rc)
         rc = generate_all(s, r, b, &k, e);
     if (b)
@@ -141,10 +147,16 @@ static void run_summary(const struct stage_ctx *s, struct buf *out)
     }
 }
 
+static bool run_gpu(const struct stage_ctx *s)
+{
+    return strcmp(param_str(s, "kernel"), "cpu") != 0;
+}
+
 const struct stage_kind stage_run = {
     .name = "run",
     .revision = 1,
     .numerics = true,
+    .gpu = run_gpu,
     .check = run_check,
     .expand = run_expand,
     .fields = run_fields,

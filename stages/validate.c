@@ -96,7 +96,9 @@ static int measure(struct stage_ctx *s, struct run_ctx *r, json_t *out, struct e
                                   .scratch = r->scratch};
     struct evaluation_figures f;
     struct backend *b = NULL;
-    int rc = device_open(r->isa, r->device, r->pool, &b, e);
+    int rc = device_open_any(&(struct device_want){r->isa, r->device, r->numerics, NULL}, r->pool, &b, e);
+    if (!rc)
+        json_object_set_new(r->metrics, "class", json_string(b->numerics));
     if (!rc)
         rc = evaluation_run(checkpoint->files, reference ? reference->files : NULL, data->files, &p, b, on_progress, r, &f, e);
     if (b)
@@ -190,10 +192,17 @@ static void validate_summary(const struct stage_ctx *s, struct buf *out)
     buf_printf(out, "%s\n", param_json(s, "expect") ? (json_is_true(json_object_get(m, "pass")) ? "; within bounds" : "; OUT OF BOUNDS") : "");
 }
 
+/* Without data only the structure is read, and that is the CPU's. */
+static bool validate_gpu(const struct stage_ctx *s)
+{
+    return stage_input_find(s, "data") != NULL;
+}
+
 const struct stage_kind stage_validate = {
     .name = "validate",
     .revision = 1,
     .numerics = true,
+    .gpu = validate_gpu,
     .check = validate_check,
     .expand = validate_expand,
     .fields = validate_fields,

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/half.h"
+#include "kernels/select.h"
 #include "pipeline/base/io.h"
 #include "pipeline/base/mem.h"
 #include "stages/format/layer.h"
@@ -169,14 +170,23 @@ static json_t *quantized_json(const struct st_set *s, const char *name, int bits
                      (json_int_t)bytes, "bits_per_weight", 8.0 * (double)bytes / ((double)N * (double)K), "negative_scales", negative_scales(s, name));
 }
 
+/* The class of CUDA kernels that serves it. */
+static void add_kernel(json_t *o, const struct select_matrix *m)
+{
+    const char *why;
+    json_object_set_new(o, "cuda_kernel", json_string(select_kernel(m, "auto", &why)));
+}
+
 static json_t *module_json(const struct inspect *i, const char *name, int64_t layer, enum module_id mod, int64_t N, int64_t K)
 {
     if (!model_is_quantized(&i->model, layer, mod)) {
         struct tensor_view v;
         if (model_dense_view(&i->model, layer, mod, &v, NULL))
             v.dtype = i->model.config.dtype;
-        return json_pack("{s:s, s:s, s:[I,I], s:I}", "name", name, "dtype", dtype_name(v.dtype), "shape", (json_int_t)N, (json_int_t)K, "bytes",
+        json_t *d = json_pack("{s:s, s:s, s:[I,I], s:I}", "name", name, "dtype", dtype_name(v.dtype), "shape", (json_int_t)N, (json_int_t)K, "bytes",
                          (json_int_t)module_bytes(&i->model.tensors, name));
+        add_kernel(d, &(struct select_matrix){.N = N, .K = K});
+        return d;
     }
     int bits, group;
     model_module_bits(&i->model, layer, mod, &bits, &group);
@@ -184,6 +194,7 @@ static json_t *module_json(const struct inspect *i, const char *name, int64_t la
     json_t *o = quantized_json(&i->model.tensors, name, bits, group, N, K);
     json_object_set_new(o, "sym", json_boolean(s.sym));
     json_object_set_new(o, "desc_act", json_boolean(s.desc_act));
+    add_kernel(o, &(struct select_matrix){.N = N, .K = K, .bits = bits, .group_size = group, .order = s.desc_act});
     return o;
 }
 

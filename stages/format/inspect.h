@@ -22,7 +22,8 @@ struct inspect {
 int inspect_open(struct inspect *i, const char *path, struct err *e);
 void inspect_close(struct inspect *i); /* fine on a zeroed struct */
 
-/* {"kind", "config": {...}, "modules": [{"name","bits","group_size","sym","desc_act","shape":[N,K],"bytes","bits_per_weight","negative_scales": share} or {"name","dtype","shape","bytes"}],
+/* {"kind", "config": {...}, "modules": [{"name","bits","group_size","sym","desc_act","shape":[N,K],"bytes","bits_per_weight","negative_scales": share} or {"name","dtype","shape","bytes"}; a
+ *  model's with "cuda_kernel"],
  *  "calibration": {"samples","tokens","shortest","longest"}, "tensors": [{"name","dtype","shape","bytes","file"}],
  *  "totals": {"tensors","bytes","parameters","bits_per_weight"}}; parts that a kind has not are absent. New reference, NULL on failure. */
 json_t *inspect_json(const struct inspect *i, struct err *e);

@@ -228,6 +228,10 @@ int generate(struct decoder *d, struct generation *g, size_t n, const struct gen
     while (!rc && p->max_tokens > 0) {
         while (!rc && next < n && r->live_count < LIVE_MAX) {
             rc = start(r, &g[next], next, e);
+            if (rc == -ERR_NOMEM && r->live_count > 0) { /* it begins once one of these has ended */
+                rc = 0;
+                break;
+            }
             next++;
         }
         if (rc || r->live_count == 0)

@@ -125,7 +125,6 @@ fails 64 'temperatur' 'bad option' run $M --prompt a --temperatur 1
 fails 64 'max-tokens' 'bad number' run $M --prompt a --max-tokens x
 fails 64 "unknown instruction set 'avx9'|isa.*avx9" 'bad isa' run $M --prompt a --isa avx9
 fails 64 "unknown device 'tpu'|device.*tpu" 'bad device' run $M --prompt a --device tpu
-fails 1 "device 'cuda:0': there is no CUDA" 'no CUDA' run $M --prompt a --device cuda:0
 fails 1 'no/such does not exist' 'missing model' run no/such --prompt a
 fails 1 'no/prompts' 'missing prompts file' run $M --prompts no/prompts
 : >"$work/empty"

@@ -60,10 +60,13 @@ check_includes() {
     files 'kernels/*.c' 'pipeline/base/*.c' 'cache/*.c' | while IFS= read -r f; do
         from=$(part "$f")
         isa=''
-        case $f in kernels/cpu/*) isa='-DISA=scalar -DISA_SCALAR' ;; esac
+        case $f in
+        kernels/cpu/*) isa='-DISA=scalar -DISA_SCALAR' ;;
+        kernels/cuda/*) isa=-Itests/emu/include ;; # the runtime's names without the toolkit
+        esac
         # shellcheck disable=SC2086
         $CC $FLAGS $PKG_CFLAGS $isa -MM "$f" 2>"$tmp/mm" | tr -d '\\\\' | tr ' ' '\n' | grep -E '\.(h|def)$' | sort -u | while IFS= read -r inc; do
-            case $inc in /*) continue ;; esac
+            case $inc in /* | tests/emu/*) continue ;; esac
             allowed "$from" "$(part "$inc")" "$inc" || echo "$f: $from may not include $inc (cc -MM)"
         done
         [ -s "$tmp/mm" ] && sed "s|^|$f: |" "$tmp/mm" | head -n 1
@@ -77,7 +80,10 @@ check_headers() {
         kernels/cpu/simd_*.h | tests/*) continue ;; # parts of one header, and of tests
         esac
         isa=''
-        case $h in kernels/cpu/*) isa='-DISA=scalar -DISA_SCALAR' ;; esac
+        case $h in
+        kernels/cpu/*) isa='-DISA=scalar -DISA_SCALAR' ;;
+        kernels/cuda/*) isa=-Itests/emu/include ;;
+        esac
         printf '#include "%s"\nextern int lint_header_alone;\n' "$h" >"$tmp/alone.c"
         # shellcheck disable=SC2086
         $CC $FLAGS $PKG_CFLAGS $isa -Wall -Wextra -Werror -Wno-unused-function -fsyntax-only "$tmp/alone.c" 2>"$tmp/alone" || echo "$h does not compile alone: $(head -n 1 "$tmp/alone")"
@@ -91,7 +97,7 @@ check_banned() {
 }
 
 check_size() {
-    files '*.c' '*.h' | while IFS= read -r f; do
+    files '*.c' '*.h' '*.cu' '*.cuh' '*.cc' | while IFS= read -r f; do
         n=$(wc -l <"$f")
         [ "$n" -le 800 ] || echo "$f has $n lines, at most 800"
     done >"$tmp/size"

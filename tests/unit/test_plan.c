@@ -445,7 +445,7 @@ static void numerics_class_that_is_not_served(void **state)
     struct err e;
     replace("name: fake", "numerics: cuda-sm90");
     assert_null(open_project_err(&e));
-    assert_string_equal(e.text, "numerics class 'cuda-sm90' is not served by this version: only 'cpu' is (and 'auto', which takes it)");
+    assert_string_equal(e.text, "numerics class 'cuda-sm90' needs a GPU: this build has none");
     assert_int_equal(e.line, 2);
     assert_int_equal(e.col, 11);
     manifest_free(manifest);

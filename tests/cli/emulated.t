@@ -1,0 +1,21 @@
+#!/bin/sh
+# The CUDA plug-in's own sources on an emulated device (tests/emu): kernels, host code and the program above them, without a GPU.
+. tests/cli/lib.sh
+emu=$(dirname "$GPTQPIPE")/emu
+checks=$(dirname "$GPTQPIPE")/tests/gpu
+[ -f "$emu/libgptqpipe_cuda.so" ] || skip_all 'the emulated plug-in is not built (make test-build)'
+"$checks/check_linear" "$emu/libgptqpipe_cuda.so" small >"$work/linear"
+rc=$?
+grep -v '^ok' "$work/linear" >&2
+is $rc 0 'products'
+EMU_SEED=${EMU_SEED:-2} "$checks/check_ops" "$emu/libgptqpipe_cuda.so" small >"$work/ops"
+rc=$?
+grep -v '^ok' "$work/ops" >&2
+is $rc 0 'other ops'
+GPTQPIPE=$emu/gptqpipe few=1 tokens=2 eval_tokens=30 sh tests/gpu/models.t >"$work/models" 2>"$work/models.err"
+rc=$?
+grep -v '^ok' "$work/models" >&2
+[ $rc -eq 0 ] || cat "$work/models.err" >&2
+is $rc 0 'models'
+ok "$(grep -q '^1\.\.[1-9]' "$work/models"; echo $?)" 'models: not skipped'
+done_testing

@@ -1,0 +1,339 @@
+/* Products on the device: every format against f64, rows that do not depend on their company, repeats, what is refused.
+ *   check_linear PLUGIN [small | full | repeat]     full: shapes of large layers too; repeat: 100 repeats of one product of each format */
+#include "tests/gpu/tap.h"
+
+enum kind { F32, F16, BF16, W2, W3, W4, W8, KINDS };
+static const char *const kind_names[] = {"f32", "f16", "bf16", "w2", "w3", "w4", "w8"};
+
+struct shape {
+    int64_t N, K;
+    int group;  /* of quantized kinds, -1: one */
+    bool order; /* act-order: groups drawn at random, of unequal sizes */
+};
+
+struct matrix {
+    int64_t N, K;
+    void *source;
+    struct tensor_view view;
+    struct qmatrix q;
+    bool quantized;
+    float *values; /* [N,K], exact */
+};
+
+static void fill_groups(struct qmatrix *q, const struct shape *s, uint64_t *seed)
+{
+    for (int64_t k = 0; k < q->K; k++)
+        q->g_idx[k] = s->group < 0 ? 0 : s->order ? (int32_t)(rnd(seed) % (uint64_t)q->G) : (int32_t)(k / s->group);
+}
+
+/* Scales of both signs, zeros anywhere. */
+static struct matrix quantized(int bits, const struct shape *s, uint64_t *seed)
+{
+    struct matrix m = {.N = s->N, .K = s->K, .quantized = true};
+    if (qmatrix_alloc(&m.q, s->N, s->K, bits, s->group))
+        abort();
+    m.values = malloc((size_t)(s->N * s->K) * sizeof *m.values);
+    fill_groups(&m.q, s, seed);
+    for (int64_t i = 0; i < s->N * s->K; i++)
+        m.q.codes[i] = (uint8_t)(rnd(seed) & ((1u << bits) - 1u));
+    for (int64_t i = 0; i < m.q.G * s->N; i++) {
+        m.q.scales[i] = f32_to_f16(0.1f * rnd_f32(seed));
+        m.q.zeros[i] = (uint8_t)(rnd(seed) % (bits == 8 ? 256u : (1u << bits) + 1u));
+    }
+    for (int64_t n = 0; n < s->N; n++)
+        for (int64_t k = 0; k < s->K; k++) {
+            int64_t at = m.q.g_idx[k] * s->N + n;
+            m.values[n * s->K + k] = f16_to_f32(m.q.scales[at]) * (float)(m.q.codes[n * s->K + k] - m.q.zeros[at]);
+        }
+    return m;
+}
+
+static struct matrix dense(enum kind kind, const struct shape *s, uint64_t *seed)
+{
+    size_t n = (size_t)(s->N * s->K);
+    struct matrix m = {.N = s->N, .K = s->K, .values = malloc(n * sizeof *m.values), .source = malloc(n * 4)};
+    for (size_t i = 0; i < n; i++) {
+        float x = rnd_f32(seed);
+        if (kind == F32) {
+            ((float *)m.source)[i] = m.values[i] = x;
+        } else {
+            uint16_t h = kind == F16 ? f32_to_f16(x) : f32_to_bf16(x);
+            ((uint16_t *)m.source)[i] = h;
+            m.values[i] = kind == F16 ? f16_to_f32(h) : bf16_to_f32(h);
+        }
+    }
+    m.view = (struct tensor_view){.dtype = kind == F32 ? DT_F32 : kind == F16 ? DT_F16 : DT_BF16, .rows = s->N, .cols = s->K, .data = m.source};
+    return m;
+}
+
+static struct matrix matrix_new(enum kind kind, const struct shape *s, uint64_t *seed)
+{
+    static const int bits[] = {[W2] = 2, [W3] = 3, [W4] = 4, [W8] = 8};
+    return kind >= W2 ? quantized(bits[kind], s, seed) : dense(kind, s, seed);
+}
+
+static void matrix_free(struct matrix *m)
+{
+    free(m->values);
+    free(m->source);
+    qmatrix_free(&m->q);
+}
+
+static struct weight *weight_of(struct backend *b, const struct matrix *m)
+{
+    struct weight *w;
+    MUST(m->quantized ? b->ops->weight_quantized(b, &m->q, &w, &err) : b->ops->weight_dense(b, &m->view, &w, &err));
+    return w;
+}
+
+struct problem {
+    int64_t M, ldx, ldy;
+    float *x, *bias, *y0; /* y0: what is in y before */
+    bool add_bias, accumulate;
+};
+
+static struct problem problem_new(const struct matrix *m, int64_t M, int pad, uint64_t *seed)
+{
+    struct problem p = {.M = M, .ldx = m->K + pad, .ldy = m->N + pad, .add_bias = rnd(seed) % 2, .accumulate = rnd(seed) % 2};
+    p.x = rnd_floats((size_t)(M * p.ldx), seed);
+    p.bias = rnd_floats((size_t)m->N, seed);
+    p.y0 = rnd_floats((size_t)(M * p.ldy), seed);
+    return p;
+}
+
+static void problem_free(struct problem *p)
+{
+    free(p->x);
+    free(p->bias);
+    free(p->y0);
+}
+
+/* Rows from .. from + rows of a problem on the device; the whole of y, gaps too. */
+static float *solve(struct backend *b, struct weight *w, int64_t N, const struct problem *p, int64_t from, int64_t rows)
+{
+    size_t n = (size_t)(rows * p->ldy);
+    float *x = on_device(b, p->x + from * p->ldx, (size_t)(rows * p->ldx)), *y = on_device(b, p->y0 + from * p->ldy, n), *bias = on_device(b, p->bias, (size_t)N);
+    MUST(b->ops->linear(b, y, p->ldy, x, p->ldx, rows, w, p->add_bias ? bias : NULL, p->accumulate, &err));
+    float *out = to_host(b, y, n);
+    b->ops->free(b, x);
+    b->ops->free(b, y);
+    b->ops->free(b, bias);
+    return out;
+}
+
+/* The largest |y - exact| / (2^-15 sum |x w| + 2^-22 (|bias| + |y0|)): halves leave 2^-17 of a term, sums of f32 the rest. NaN counts as infinite. Values in the gaps between
+ * rows must be as before. */
+static double worst(const struct matrix *m, const struct problem *p, const float *y)
+{
+    double most = 0;
+    for (int64_t r = 0; r < p->M; r++)
+        for (int64_t n = 0; n < p->ldy; n++) {
+            int64_t at = r * p->ldy + n;
+            if (n >= m->N) {
+                if (memcmp(&y[at], &p->y0[at], sizeof *y) != 0)
+                    return INFINITY;
+                continue;
+            }
+            double before = p->accumulate ? (double)p->y0[at] : 0, bias = p->add_bias ? (double)p->bias[n] : 0, exact = before + bias, size = 0;
+            for (int64_t k = 0; k < m->K; k++) {
+                double t = (double)p->x[r * p->ldx + k] * (double)m->values[n * m->K + k];
+                exact += t;
+                size += fabs(t);
+            }
+            double error = fabs((double)y[at] - exact) / (0x1p-15 * size + 0x1p-22 * (fabs(bias) + fabs(before)) + 1e-30);
+            if (!(error <= most))
+                most = isnan(error) ? INFINITY : error;
+        }
+    return most;
+}
+
+static void against_exact(struct rig *r, bool small)
+{
+    static const struct shape shapes[] = {{16, 64, 32, false},   {64, 128, 128, false}, {33, 172, 32, false},  {128, 384, 128, false}, {48, 300, 96, false},
+                                          {130, 256, -1, false}, {72, 320, 64, true},   {600, 160, 32, true}, {1, 1, -1, false},      {40, 2304, 128, false}};
+    static const int64_t rows[] = {1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 32, 33, 64, 65, 128, 257};
+    uint64_t seed = 1;
+    for (int kind = 0; kind < KINDS; kind++) {
+        double most = 0;
+        char where[80] = "";
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            struct matrix m = matrix_new((enum kind)kind, &shapes[i], &seed);
+            struct weight *w = weight_of(r->gpu, &m);
+            for (size_t j = 0; j < sizeof rows / sizeof *rows; j++) {
+                if (small && ((i + j + (size_t)kind) % 5 || rows[j] > 65))
+                    continue;
+                struct problem p = problem_new(&m, rows[j], (int)(j % 3), &seed);
+                float *y = solve(r->gpu, w, m.N, &p, 0, p.M);
+                double error = worst(&m, &p, y);
+                if (!(error <= most)) {
+                    most = error;
+                    snprintf(where, sizeof where, "M %d, N %d, K %d", (int)p.M, (int)m.N, (int)m.K);
+                }
+                free(y);
+                problem_free(&p);
+            }
+            r->gpu->ops->weight_free(r->gpu, w);
+            matrix_free(&m);
+        }
+        tap_ok(most <= 1, "%s against f64: %.3f of the bound (%s)", kind_names[kind], most, where);
+    }
+}
+
+/* F32 weights give the CPU class's bits. */
+static void f32_bits_of_cpu(struct rig *r)
+{
+    static const struct shape s = {45, 333, -1, false};
+    uint64_t seed = 2;
+    struct matrix m = matrix_new(F32, &s, &seed);
+    struct weight *g = weight_of(r->gpu, &m), *c = weight_of(r->cpu, &m);
+    struct problem p = problem_new(&m, 37, 2, &seed);
+    float *a = solve(r->gpu, g, m.N, &p, 0, p.M), *b = solve(r->cpu, c, m.N, &p, 0, p.M);
+    tap_ok(same(a, b, (size_t)(p.M * p.ldy)), "f32: the bits of the CPU");
+    free(a);
+    free(b);
+    problem_free(&p);
+    r->gpu->ops->weight_free(r->gpu, g);
+    r->cpu->ops->weight_free(r->cpu, c);
+    matrix_free(&m);
+}
+
+/* A row alone, among few and among all: the same bits, whichever kernel serves. */
+static void company(struct rig *r, bool small)
+{
+    const struct shape s = {small ? 40 : 80, small ? 700 : 1200, 64, true};
+    static const int64_t sizes[] = {1, 3, 4, 8, 11, 16, 17, 32, 40, 64, 75};
+    uint64_t seed = 3;
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct matrix m = matrix_new((enum kind)kind, &s, &seed);
+        struct weight *w = weight_of(r->gpu, &m);
+        struct problem p = problem_new(&m, 75, 1, &seed);
+        float *all = solve(r->gpu, w, m.N, &p, 0, p.M);
+        int differ = 0;
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            int64_t from = p.M - sizes[i] < 5 ? p.M - sizes[i] : 5;
+            float *some = solve(r->gpu, w, m.N, &p, from, sizes[i]);
+            differ += !same(some, all + from * p.ldy, (size_t)(sizes[i] * p.ldy));
+            free(some);
+        }
+        tap_ok(!differ, "%s: a row's bits do not depend on the batch", kind_names[kind]);
+        free(all);
+        problem_free(&p);
+        r->gpu->ops->weight_free(r->gpu, w);
+        matrix_free(&m);
+    }
+}
+
+static void repeats(struct rig *r, int times, int64_t N, int64_t K)
+{
+    static const int64_t rows[] = {1, 9, 70};
+    const struct shape s = {N, K, 128, false};
+    uint64_t seed = 4;
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct matrix m = matrix_new((enum kind)kind, &s, &seed);
+        struct weight *w = weight_of(r->gpu, &m);
+        int differ = 0;
+        for (int j = 0; j < 3; j++) {
+            struct problem p = problem_new(&m, rows[j], 0, &seed);
+            p.accumulate = false;
+            size_t n = (size_t)(p.M * p.ldy);
+            float *first = solve(r->gpu, w, m.N, &p, 0, p.M), *x = on_device(r->gpu, p.x, (size_t)(p.M * p.ldx)), *y = on_device(r->gpu, p.y0, n),
+                  *bias = on_device(r->gpu, p.bias, (size_t)m.N);
+            for (int i = 0; i < times; i++) {
+                MUST(r->gpu->ops->upload(r->gpu, y, p.y0, n * sizeof *y, &err));
+                MUST(r->gpu->ops->linear(r->gpu, y, p.ldy, x, p.ldx, p.M, w, p.add_bias ? bias : NULL, false, &err));
+                float *again = to_host(r->gpu, y, n);
+                differ += !same(again, first, n);
+                free(again);
+            }
+            free(first);
+            r->gpu->ops->free(r->gpu, x);
+            r->gpu->ops->free(r->gpu, y);
+            r->gpu->ops->free(r->gpu, bias);
+            problem_free(&p);
+        }
+        tap_ok(!differ, "%s %dx%d: %d repeats, equal to the bit", kind_names[kind], (int)N, (int)K, times);
+        r->gpu->ops->weight_free(r->gpu, w);
+        matrix_free(&m);
+    }
+}
+
+/* Large layers against the CPU backend (f32): ||d|| / ||ref|| <= 2^-15, f64 sums would take minutes. */
+static void large(struct rig *r)
+{
+    static const struct shape shapes[] = {{4096, 4096, 128, false}, {4096, 14336, 128, false}, {28672, 4096, 128, false}, {576, 7168, 32, false}, {1000, 16640, 64, true}};
+    static const int64_t rows[] = {1, 16, 130};
+    uint64_t seed = 5;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int kind = BF16; kind <= W8; kind++) {
+            if (kind == W2 || kind == W3 || (kind != W4 && i == 2))
+                continue;
+            struct matrix m = matrix_new((enum kind)kind, &shapes[i], &seed);
+            struct weight *g = weight_of(r->gpu, &m), *c = weight_of(r->cpu, &m);
+            double most = 0;
+            for (int j = 0; j < 3; j++) {
+                struct problem p = problem_new(&m, rows[j], 0, &seed);
+                float *a = solve(r->gpu, g, m.N, &p, 0, p.M), *b = solve(r->cpu, c, m.N, &p, 0, p.M);
+                double diff = 0, size = 0;
+                for (int64_t k = 0; k < p.M * p.ldy; k++) {
+                    diff += pow((double)a[k] - (double)b[k], 2);
+                    size += pow((double)b[k], 2);
+                }
+                double error = sqrt(diff / size);
+                most = error <= most ? most : isnan(error) ? INFINITY : error;
+                free(a);
+                free(b);
+                problem_free(&p);
+            }
+            tap_ok(most <= 0x1p-15, "%s %dx%d group %d against the CPU: relative %.2e", kind_names[kind], (int)m.N, (int)m.K, shapes[i].group, most);
+            r->gpu->ops->weight_free(r->gpu, g);
+            r->cpu->ops->weight_free(r->cpu, c);
+            matrix_free(&m);
+        }
+}
+
+static void refused(struct rig *r)
+{
+    static const struct shape s = {3, 40, 16, false};
+    uint64_t seed = 6;
+    struct matrix m = matrix_new(W4, &s, &seed);
+    struct weight *w;
+    struct backend *b = r->gpu, *pinned;
+    struct parallel par = {.run = pool_run, .ctx = r->pool, .threads = 1};
+    m.q.codes[45] = 16;
+    tap_ok(b->ops->weight_quantized(b, &m.q, &w, &err) == -ERR_FORMAT && !strcmp(err.text, "code 16 at row 1, column 5 does not fit 4 bits"), "a code that does not fit");
+    m.q.codes[45] = 15;
+    m.q.g_idx[39] = 3;
+    tap_ok(b->ops->weight_quantized(b, &m.q, &w, &err) == -ERR_FORMAT && !strcmp(err.text, "g_idx[39] is 3, but there are 3 groups"), "a group that is not there");
+    m.q.g_idx[39] = 2;
+    struct tensor_view t = {.dtype = DT_I32, .rows = 1, .cols = 1, .data = &seed};
+    tap_ok(b->ops->weight_dense(b, &t, &w, &err) == -ERR_UNSUPPORTED, "integer weights");
+    MUST(r->plugin->open(&(struct plugin_options){.device = 0, .kernel = "nosuch"}, &par, &pinned, &err));
+    tap_ok(pinned->ops->weight_quantized(pinned, &m.q, &w, &err) == -ERR_UNSUPPORTED && strstr(err.text, "kernel 'nosuch' cannot serve 3 x 40 in 4 bits, group 16: it is not in this version"), "a pinned kernel: %s",
+           err.text);
+    pinned->destroy(pinned);
+    matrix_free(&m);
+}
+
+int main(int argc, char **argv)
+{
+    const char *mode = argc > 2 ? argv[2] : "";
+    if (argc < 2) {
+        fprintf(stderr, "usage: check_linear PLUGIN [small|full|repeat]\n");
+        return 64;
+    }
+    struct rig r = rig_open(argv[1], "simple");
+    bool small = !strcmp(mode, "small");
+    if (!strcmp(mode, "repeat")) {
+        repeats(&r, 100, 1024, 2048);
+    } else {
+        against_exact(&r, small);
+        f32_bits_of_cpu(&r);
+        company(&r, small);
+        repeats(&r, 3, 96, 512);
+        refused(&r);
+        if (!strcmp(mode, "full"))
+            large(&r);
+    }
+    rig_close(&r);
+    return tap_done();
+}
