@@ -11,8 +11,9 @@ static void print_cuda(const struct device_probe *p)
         printf("cuda      %s (device auto takes the CPU)\n", p->why);
         return;
     }
-    printf("cuda      cuda:%d %s, class %s, %d processors, %.1f of %.1f GB free\n", p->index, p->name, p->numerics, p->processors, (double)p->free_bytes * 1e-9,
-           (double)p->total_bytes * 1e-9);
+    printf("cuda      cuda:%d %s, class %s, %d processors, %.1f of %.1f GB free%s\n", p->index, p->name, p->numerics, p->processors, (double)p->free_bytes * 1e-9,
+           (double)p->total_bytes * 1e-9,
+           p->proven ? "" : "; this version's GPU code has passed its tests on an emulated device only (device auto takes the CPU, --device cuda this)");
 }
 
 static json_t *cuda_json(const struct device_probe *p)
@@ -23,7 +24,7 @@ static json_t *cuda_json(const struct device_probe *p)
     if (!p->found)
         json_object_set_new(o, "why", json_string(p->why));
     else
-        json_object_update_new(o, json_pack("{s:i, s:s, s:s, s:i, s:I, s:I}", "device", p->index, "name", p->name, "numerics", p->numerics, "processors", p->processors,
+        json_object_update_new(o, json_pack("{s:b, s:i, s:s, s:s, s:i, s:I, s:I}", "proven", p->proven, "device", p->index, "name", p->name, "numerics", p->numerics, "processors", p->processors,
                                             "total_bytes", (json_int_t)p->total_bytes, "free_bytes", (json_int_t)p->free_bytes));
     return o;
 }

@@ -11,6 +11,7 @@ static void probe_gpu(const char *device, struct pipeline_gpu *out)
     struct device_probe p;
     device_probe(device, &p);
     out->found = p.found;
+    out->proven = p.proven;
     snprintf(out->numerics, sizeof out->numerics, "%s", p.numerics);
     snprintf(out->key, sizeof out->key, "%s", p.key);
     snprintf(out->why, sizeof out->why, "%s", p.why);

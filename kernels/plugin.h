@@ -32,6 +32,7 @@ struct plugin_options {
 struct plugin {
     int abi;
     int revision; /* raised when any result changes by a bit: part of the keys of what ran on it */
+    bool proven;  /* its tests have passed on a card (tests/gpu, results in tests/bench/results); until then only --device cuda takes it, never auto */
     /* Devices that can be opened; -ERR_DEVICE says why there is none. */
     int (*device_count)(int *out, struct err *e);
     int (*device_info)(int device, struct plugin_device *out, struct err *e);

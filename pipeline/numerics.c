@@ -58,7 +58,7 @@ static int open_class(struct pipeline *p, struct err *e)
         if (!g->found)
             return err_set(e, ERR_UNSUPPORTED, "device '%s': %s", p->c.device, g->why);
         snprintf(p->numerics, sizeof p->numerics, "%s", g->numerics);
-    } else if (strcmp(p->c.device, "cpu") != 0 && !(locked && !strcmp(locked, "cpu")) && gpu_of(p)->found) {
+    } else if (strcmp(p->c.device, "cpu") != 0 && !(locked && !strcmp(locked, "cpu")) && gpu_of(p)->found && (gpu_of(p)->proven || locked)) {
         snprintf(p->numerics, sizeof p->numerics, "%s", gpu_of(p)->numerics);
     }
     return 0;

@@ -24,6 +24,7 @@ struct pipeline;
 /* A GPU as far as keys are concerned. */
 struct pipeline_gpu {
     bool found;
+    bool proven;       /* auto takes no other, unless the lock names its class */
     char numerics[16]; /* class: "cuda-sm90" */
     char key[64];      /* the class and what else decides its bits */
     char why[512];     /* why not found */

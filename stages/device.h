@@ -33,6 +33,7 @@ int device_check_numerics(const char *numerics, struct err *e);
 /* What the plug-in says, for `doctor` and for keys. */
 struct device_probe {
     bool found;          /* a GPU that can be used */
+    bool proven;         /* kernels/plugin.h: auto takes no other */
     char plugin[512];    /* where the plug-in is, "" when there is none */
     int revision;
     int index, sm, processors;

@@ -397,4 +397,4 @@ static int open_backend(const struct plugin_options *o, const struct parallel *p
 
 __attribute__((visibility("default"))) extern const struct plugin gptqpipe_cuda;
 const struct plugin gptqpipe_cuda = {
-    .abi = BACKEND_ABI, .revision = PLUGIN_REVISION, .device_count = device_count, .device_info = device_info, .open = open_backend};
+    .abi = BACKEND_ABI, .revision = PLUGIN_REVISION, .proven = false, .device_count = device_count, .device_info = device_info, .open = open_backend};

@@ -18,4 +18,9 @@ grep -v '^ok' "$work/models" >&2
 [ $rc -eq 0 ] || cat "$work/models.err" >&2
 is $rc 0 'models'
 ok "$(grep -q '^1\.\.[1-9]' "$work/models"; echo $?)" 'models: not skipped'
+GPTQPIPE=$emu/gptqpipe
+run doctor
+like "$(cat "$work/out")" '^cuda      cuda:0 .*; .* emulated device only \(device auto takes the CPU, --device cuda this\)$' 'auto leaves unproven GPU code alone'
+run run manifests/quickstart/model --prompt a --max-tokens 1 --json -q
+like "$rc $(cat "$work/out")" '^0 .*"q_proj": ?"cpu/bf16"' 'and computes on the CPU'
 done_testing
