@@ -1,0 +1,83 @@
+/* Who computes what: the product is cut into output tiles of ROWS x 64 * wn, each tile into steps of 64 * wk along K. Units (tile, step), tile-major, are dealt to the
+ * blocks as contiguous stripes that differ by at most one unit (stream-K: Osama et al., arXiv:2301.03598). Tiles go through the row blocks of one strip of columns
+ * before the next strip, so that neighbours share codes in L2.
+ *
+ * A tile inside one stripe is finished by its block. A split tile is finished by whichever of its blocks comes last: each writes its partial sums to its own slot, then
+ * counts itself in; the one that finds all others counted adds the slots in order of blocks and sets the count back to 0. Nobody waits for anybody, so blocks need not
+ * be resident together, and the sum does not depend on who was last. Pure functions; properties are tested in tests/kernels/check_marlin_schedule.c. */
+#ifndef KERNELS_CUDA_MARLIN_SCHEDULE_H
+#define KERNELS_CUDA_MARLIN_SCHEDULE_H
+
+#include <stdint.h>
+
+#include "kernels/cuda/marlin_layout.h"
+
+struct marlin_grid {
+    int k_steps, n_tiles, m_blocks, blocks;
+};
+
+MARLIN_FN int64_t marlin_units(const struct marlin_grid *p)
+{
+    return (int64_t)p->k_steps * p->n_tiles * p->m_blocks;
+}
+
+/* First unit of block b; block b + 1's is where b ends. */
+MARLIN_FN int64_t marlin_stripe(const struct marlin_grid *p, int b)
+{
+    return b * marlin_units(p) / p->blocks;
+}
+
+/* The block whose stripe holds unit u: the greatest b with floor(b * units / blocks) <= u. */
+MARLIN_FN int marlin_owner(const struct marlin_grid *p, int64_t u)
+{
+    return (int)(((u + 1) * p->blocks - 1) / marlin_units(p));
+}
+
+/* A place in the walk over a stripe. */
+struct marlin_cursor {
+    int k, m, n; /* step, row block, strip of columns */
+};
+
+MARLIN_FN struct marlin_cursor marlin_cursor_at(const struct marlin_grid *p, int64_t unit)
+{
+    int64_t tile = unit / p->k_steps;
+    struct marlin_cursor c;
+    c.k = (int)(unit % p->k_steps);
+    c.m = (int)(tile % p->m_blocks);
+    c.n = (int)(tile / p->m_blocks);
+    return c;
+}
+
+MARLIN_FN void marlin_cursor_next(const struct marlin_grid *p, struct marlin_cursor *c)
+{
+    if (++c->k < p->k_steps)
+        return;
+    c->k = 0;
+    if (++c->m < p->m_blocks)
+        return;
+    c->m = 0;
+    c->n++;
+}
+
+/* The blocks that share a tile: first .. first + count - 1. */
+struct marlin_share {
+    int first, count;
+};
+
+MARLIN_FN struct marlin_share marlin_tile_share(const struct marlin_grid *p, struct marlin_cursor c)
+{
+    int64_t start = ((int64_t)c.n * p->m_blocks + c.m) * p->k_steps;
+    struct marlin_share s;
+    s.first = marlin_owner(p, start);
+    s.count = marlin_owner(p, start + p->k_steps - 1) - s.first + 1;
+    return s;
+}
+
+/* Slot of block b for a tile it shares: a block shares at most two, the one its stripe begins inside (slot 2b) and the one that begins inside its stripe (2b + 1),
+ * of which it is the first block. */
+MARLIN_FN int marlin_slot(struct marlin_share s, int b)
+{
+    return 2 * b + (b == s.first);
+}
+
+#endif
