@@ -7,7 +7,7 @@ OPT   ?=
 PREFIX ?= /usr/local
 ARGS  ?=
 
-DEBS := gcc libc6-dev pkg-config libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev libxxhash-dev \
+DEBS := gcc g++ libc6-dev pkg-config libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev libxxhash-dev \
         libarchive-dev libgit2-dev libssl-dev perl strace python3
 
 ifeq ($(filter $(MODE),release debug asan tsan cov),)
@@ -40,6 +40,7 @@ LIBS = $(PKG_LIBS) -lm -ldl -pthread
 
 SRC_LIB := $(wildcard pipeline/*.c pipeline/base/*.c cache/*.c stages/*.c stages/*/*.c kernels/*.c)
 SRC_CMD := $(wildcard cmd/*.c)
+SRC_LIB += kernels/cuda/marlin_pack.c kernels/cuda/marlin_choose.c
 SRC_CPU := $(wildcard kernels/cpu/*.c)
 ISAS := scalar avx2 avx512
 # A sanitizer's checks in unrolled loops take -O3 minutes and 700 MB a file: those builds are -O1, and kernels/cpu/simd.h unrolls nothing in them.
@@ -100,6 +101,51 @@ $(B)/tests/%: $(O)/tests/%.o $(LIB)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $< $(LIB) -lcmocka $(LIBS)
 
+# The Marlin kernel thread by thread on the CPU.
+CXX ?= c++
+$(O)/tests/kernels/marlin_emu.o: tests/kernels/marlin_emu.cc $(STAMP)
+	@mkdir -p $(@D)
+	@echo "  CXX   $@"
+	$(Q)$(CXX) -std=c++17 -I. -g -O2 -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -Werror -MMD -MP -c -o $@ $<
+-include $(O)/tests/kernels/marlin_emu.d
+$(B)/tests/kernels/check_marlin_emu: $(O)/tests/kernels/marlin_emu.o
+$(B)/tests/kernels/check_marlin_emu: LIBS += $(O)/tests/kernels/marlin_emu.o -lstdc++
+
+# CUDA: programs that test and time kernels on a device, each with what it needs linked in.
+NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 80 90
+NVFLAGS = -std=c++17 -O3 -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
+OC := build/obj/cuda
+MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([01]\), \([12]\))$$/\1 \2 \3/p' kernels/cuda/marlin.def | tr ' \n' ': ')
+MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
+MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(MARLIN_ROW_OBJ)
+GPU_TESTS := $(patsubst tests/gpu/%.cu,build/cuda/%,$(wildcard tests/gpu/check_*.cu))
+GPU_BENCHES := $(patsubst tests/bench/%.cu,build/cuda/%,$(wildcard tests/bench/bench_*.cu))
+.PHONY: gpu-programs test-gpu bench-gpu
+define nvcc_compile
+	@mkdir -p $(@D)
+	@echo "  NVCC  $@"
+	$(Q)$(NVCC) $(NVFLAGS) $(1) -MMD -MP -c -o $@ $<
+endef
+$(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def
+	$(call nvcc_compile,$(join -DMARLIN_INST_ROWS= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(subst :, ,$(filter $*:%,$(MARLIN_ROWS)))))
+$(OC)/%.o: %.cu
+	$(call nvcc_compile)
+$(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	@echo "  NVLD  $@"
+	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
+$(GPU_BENCHES): build/cuda/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	@echo "  NVLD  $@"
+	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
+-include $(MARLIN_OBJ:.o=.d) $(GPU_TESTS:build/cuda/%=$(OC)/tests/gpu/%.d) $(GPU_BENCHES:build/cuda/%=$(OC)/tests/bench/%.d)
+gpu-programs: $(GPU_TESTS) $(GPU_BENCHES) ## build the programs of test-gpu and bench-gpu (nvcc)
+test-gpu: $(GPU_TESTS) ## kernels on this machine's GPU against f64 references (skips without one)
+	$(Q)for t in $(GPU_TESTS); do $$t $(ARGS) || exit 1; done
+bench-gpu: $(GPU_BENCHES) ## speed of kernels on this machine's GPU beside its own ceilings
+	$(Q)for b in $(GPU_BENCHES); do $$b $(ARGS) || exit 1; done
+
 deps: ## install the Debian packages that the build and the tests need
 	$(Q)missing=; for p in $(DEBS); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "  APT  $$missing"; apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing >/dev/null; fi
@@ -114,7 +160,7 @@ check: deps ## install what is missing, build, run the tests
 test-build: all $(UNIT)
 
 test: test-build ## unit, kernel and command-line tests
-	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t)
+	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t tests/cuda/*.t)
 
 test-slow: test-build ## long tests: kills, compilers, whole-model runs
 	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer --exec tests/run $(ARGS) $(wildcard tests/slow/*.t)

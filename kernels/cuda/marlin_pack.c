@@ -72,6 +72,22 @@ static int64_t filled_units(const int64_t *size, int64_t G, int unit_shift)
     return n;
 }
 
+/* What follows from N, Kx, bits, units and the kind of zeros. */
+static int sizes(struct marlin_shape *s, struct err *e)
+{
+    int64_t strips = ceil_div(s->N, 64), chunks = ceil_div(s->Kx, 64);
+    if (strips * chunks > INT32_MAX)
+        return err_set(e, ERR_SHAPE, "N=%lld by K=%lld is more than 2^31 chunks of 64 by 64", (long long)s->N, (long long)s->K);
+    s->strips = (int)strips;
+    s->k_chunks = (int)chunks;
+    s->rows = marlin_scale_row(s->k_chunks - 1, s->unit_shift) + (s->unit_shift < 0 ? 2 : 1);
+    s->code_bytes = (size_t)strips * (size_t)chunks * (size_t)marlin_chunk_words(s->bits) * 4;
+    s->scale_bytes = (size_t)s->rows * (size_t)strips * MARLIN_SCALE_ROW_BYTES;
+    s->zero_bytes = s->zero_table ? s->scale_bytes : 0;
+    s->perm_bytes = s->permuted ? (size_t)s->Kx * sizeof(int32_t) : 0;
+    return 0;
+}
+
 int marlin_plan(const struct qmatrix *q, struct marlin_shape *s, struct err *e)
 {
     int rc = check(q, e);
@@ -94,17 +110,21 @@ int marlin_plan(const struct qmatrix *q, struct marlin_shape *s, struct err *e)
         s->Kx = ceil_div(filled_units(size, q->G, s->unit_shift) * unit_elems(s->unit_shift), 64) * 64;
         free(size);
     }
-    int64_t strips = ceil_div(q->N, 64), chunks = ceil_div(s->Kx, 64);
-    if (strips * chunks > INT32_MAX)
-        return err_set(e, ERR_SHAPE, "N=%lld by K=%lld is more than 2^31 chunks of 64 by 64", (long long)q->N, (long long)q->K);
-    s->strips = (int)strips;
-    s->k_chunks = (int)chunks;
-    s->rows = marlin_scale_row(s->k_chunks - 1, s->unit_shift) + (s->unit_shift < 0 ? 2 : 1);
-    s->code_bytes = (size_t)strips * (size_t)chunks * (size_t)marlin_chunk_words(s->bits) * 4;
-    s->scale_bytes = (size_t)s->rows * (size_t)strips * MARLIN_SCALE_ROW_BYTES;
-    s->zero_bytes = s->zero_table ? s->scale_bytes : 0;
-    s->perm_bytes = s->permuted ? (size_t)s->Kx * sizeof(int32_t) : 0;
-    return 0;
+    return sizes(s, e);
+}
+
+int marlin_plan_plain(int64_t N, int64_t K, int bits, int group_size, struct marlin_shape *s, struct err *e)
+{
+    if (N < 1 || K < 1 || N > INT32_MAX / 2 || K > INT32_MAX / 2)
+        return err_set(e, ERR_SHAPE, "matrix of N=%lld by K=%lld has no packed form", (long long)N, (long long)K);
+    *s = (struct marlin_shape){.N = N, .K = K, .Kx = K, .bits = bits == 8 ? 8 : 4, .unit_shift = ONE_UNIT, .zero = (float)(1 << (bits - 1))};
+    if (group_size > 0 && group_size < K) {
+        if (group_size % 32 != 0 || (group_size & (group_size - 1)) != 0)
+            return err_set(e, ERR_SHAPE, "groups of %d inputs are no units of 32 times a power of 2", group_size);
+        for (s->unit_shift = -1; unit_elems(s->unit_shift) < group_size; s->unit_shift++)
+            ;
+    }
+    return sizes(s, e);
 }
 
 /* perm [Kx] and the group of each unit [rows]: the sorted order of the inputs, or theirs. -1: nothing there. */

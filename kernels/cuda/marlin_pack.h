@@ -39,6 +39,9 @@ struct marlin_shape {
 /* -ERR_SHAPE: empty, or more than 2^31 units. -ERR_FORMAT: code, zero or group out of range, named with its place. -ERR_NOMEM. */
 int marlin_plan(const struct qmatrix *q, struct marlin_shape *s, struct err *e);
 
+/* The same for a symmetric matrix in its own order that is not there yet: zero 2^(bits - 1), groups of 32, 64, 128, ... or -1. */
+int marlin_plan_plain(int64_t N, int64_t K, int bits, int group_size, struct marlin_shape *s, struct err *e);
+
 /* codes [code_bytes / 4], scales [scale_bytes / 2] f16, zeros [zero_bytes / 2] f16, perm [perm_bytes / 4]: source column of each column of the gathered X, -1 for a
  * filled-up one; zeros and perm may be NULL when their size is 0. s is what marlin_plan made for this q. */
 int marlin_pack(const struct qmatrix *q, const struct marlin_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
