@@ -68,8 +68,6 @@ static int check_call(const struct marlin_device *d, const struct marlin_call *c
     int rc = marlin_config_check(d, s, call->M, c, e);
     if (rc)
         return rc;
-    if (call->M < 1 || call->M > INT32_MAX / 2)
-        return err_set(e, ERR_SHAPE, "kernel marlin: M=%lld rows", (long long)call->M);
     if (call->ldx < s->Kx || call->ldx % 8 || (uintptr_t)call->x % 16)
         return err_set(e, ERR_SHAPE, "kernel marlin: X at %p with rows of %lld elements is not aligned to 16 bytes, or shorter than K=%lld", call->x, (long long)call->ldx,
                        (long long)s->Kx);
@@ -91,7 +89,7 @@ static int launch(const struct marlin_device *d, const struct marlin_call *call,
     attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attr.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t lc = {};
-    lc.gridDim = dim3((unsigned)a->grid.blocks, (unsigned)slabs);
+    lc.gridDim = dim3((unsigned)slabs, (unsigned)a->grid.blocks);
     lc.blockDim = dim3(MARLIN_THREADS);
     lc.dynamicSmemBytes = marlin_shared_bytes(s, c);
     lc.stream = stream;

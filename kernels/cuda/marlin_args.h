@@ -29,9 +29,9 @@ struct marlin_args {
     int strips, k_chunks, unit_shift;
     int wn_log2;                    /* warps side by side along N; the other 8 >> wn_log2 share K */
     int stages, pdl;
-    struct marlin_grid grid;        /* of one slab: gridDim.x = grid.blocks, gridDim.y slabs of grid.m_blocks row blocks each */
-    float *partial;                 /* [gridDim.y][2 * blocks][tile] */
-    int *counters;                  /* [gridDim.y][blocks] */
+    struct marlin_grid grid;        /* of one slab: gridDim.y = grid.blocks, gridDim.x slabs of grid.m_blocks row blocks each */
+    float *partial;                 /* [gridDim.x][2 * blocks][tile] */
+    int *counters;                  /* [gridDim.x][blocks] */
 };
 
 /* Bytes of a stage: codes, X and scales of one unit. rows: of the X tile. */

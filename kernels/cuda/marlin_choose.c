@@ -73,6 +73,16 @@ void marlin_choose(const struct marlin_device *d, const struct marlin_shape *s, 
     }
 }
 
+static int64_t k_steps(const struct marlin_shape *s, const struct marlin_config *c)
+{
+    return ceil_div(s->k_chunks, MARLIN_WARPS >> c->wn_log2);
+}
+
+static int64_t n_tiles(const struct marlin_shape *s, const struct marlin_config *c)
+{
+    return ceil_div(s->strips, 1 << c->wn_log2);
+}
+
 int marlin_config_check(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, const struct marlin_config *c, struct err *e)
 {
     if (d->capability < 80)
@@ -83,6 +93,8 @@ int marlin_config_check(const struct marlin_device *d, const struct marlin_shape
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin: a tile of 8 rows serves at most 8, not M=%lld", (long long)M);
     if (c->wn_log2 < 0 || c->wn_log2 > 3 || c->blocks < 1 || c->blocks > (c->rows <= 16 ? 2 : 1))
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin: tiles of %d rows do not come %d columns wide with %d blocks an SM", c->rows, 64 << c->wn_log2, c->blocks);
+    if (M < 1 || M > INT32_MAX / 2 || !marlin_grid_fits(k_steps(s, c), n_tiles(s, c), c->fixed ? 1 : ceil_div(M, c->rows)))
+        return err_set(e, ERR_UNSUPPORTED, "kernel marlin: M=%lld N=%lld K=%lld is more than 2^31 units of work", (long long)M, (long long)s->N, (long long)s->K);
     int most = marlin_fit_stages(d, s, c, MARLIN_STAGES_MAX);
     if (c->stages < 2 || c->stages > most)
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin: %d stages of %d bytes do not fit (2 to %d do)", c->stages,
@@ -92,11 +104,7 @@ int marlin_config_check(const struct marlin_device *d, const struct marlin_shape
 
 struct marlin_grid marlin_make_grid(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, const struct marlin_config *c)
 {
-    struct marlin_grid g = {.k_steps = (int)ceil_div(s->k_chunks, MARLIN_WARPS >> c->wn_log2), .n_tiles = (int)ceil_div(s->strips, 1 << c->wn_log2)};
-    g.m_blocks = c->fixed ? 1 : (int)ceil_div(M, c->rows);
-    int64_t most = (int64_t)d->sms * c->blocks, units = marlin_units(&g);
-    g.blocks = (int)(units < most ? units : most);
-    return g;
+    return marlin_grid_of((int)k_steps(s, c), (int)n_tiles(s, c), c->fixed ? 1 : (int)ceil_div(M, c->rows), d->sms * c->blocks);
 }
 
 int marlin_slabs(int64_t M, const struct marlin_config *c)

@@ -348,7 +348,6 @@ MARLIN_DEV bool is_last(const marlin_args &a, char *head, marlin_share share)
 {
     int *flag = (int *)(head + MARLIN_RED_BYTES);
     int *counter = a.counters + slab_id() * a.grid.blocks + share.first;
-    fence_device();
     block_sync();
     if (thread_id() == 0) {
         const bool last = counter_add(counter) == share.count - 1;
@@ -357,10 +356,7 @@ MARLIN_DEV bool is_last(const marlin_args &a, char *head, marlin_share share)
         *flag = last;
     }
     block_sync();
-    const bool last = *flag != 0;
-    if (last)
-        fence_device();
-    return last;
+    return *flag != 0;
 }
 
 /* Adds up the warps of a strip, 16 registers at a time: warp w of the block has pairs 8 * pass + w of every strip. Then the blocks, when the tile is split. */
@@ -425,8 +421,7 @@ template <int BITS, int BF16, int ROWS, int SCALED, int BLOCKS> MARLIN_KERNEL(MA
     const int warp = thread_id() / 32, lane = thread_id() % 32, wn = 1 << a.wn_log2, kw = warp >> a.wn_log2;
     const int stage_bytes = marlin_stage_bytes(BITS, ROWS, a.wn_log2, a.unit_shift, a.zeros != 0), scale_bytes = marlin_warp_scales(a.unit_shift, a.zeros != 0);
     char *const head = shared_memory(), *const ring = head + MARLIN_HEAD_BYTES;
-    const int64_t first = marlin_stripe(&a.grid, block_id());
-    const int units = (int)(marlin_stripe(&a.grid, block_id() + 1) - first), ahead = a.stages - 1;
+    const int first = marlin_stripe(&a.grid, block_id()), units = marlin_stripe(&a.grid, block_id() + 1) - first, ahead = a.stages - 1;
 
     /* Fill the ring but for one stage. With a producer still running, codes and scales, which it does not make, come first. */
     marlin_cursor next = marlin_cursor_at(&a.grid, first), at = next;

@@ -8,8 +8,8 @@
 #define MARLIN_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 
 MARLIN_DEV int thread_id() { return (int)threadIdx.x; }
-MARLIN_DEV int block_id() { return (int)blockIdx.x; }
-MARLIN_DEV int slab_id() { return (int)blockIdx.y; }
+MARLIN_DEV int block_id() { return (int)blockIdx.y; } /* slabs of one block start together and share its codes in L2 */
+MARLIN_DEV int slab_id() { return (int)blockIdx.x; }
 
 MARLIN_DEV char *shared_memory()
 {
@@ -73,8 +73,13 @@ template <int BF16> MARLIN_DEV void mma(float d[4], const uint32_t a[4], uint32_
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-MARLIN_DEV void fence_device() { __threadfence(); }
-MARLIN_DEV int counter_add(int *counter) { return atomicAdd(counter, 1); }
+/* Adds 1; what this thread knows of (by block_sync, all the block has written) is seen by whoever finds a later count, and the other way round. */
+MARLIN_DEV int counter_add(int *counter)
+{
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
 
 /* Through L2, where other blocks see it. */
 MARLIN_DEV void store_pair(float *to, float a, float b) { __stcg((float2 *)to, make_float2(a, b)); }

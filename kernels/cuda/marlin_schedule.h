@@ -14,23 +14,40 @@
 
 struct marlin_grid {
     int k_steps, n_tiles, m_blocks, blocks;
+    int units, base, rest; /* units in all; of a block, and how many blocks have one more */
 };
 
-MARLIN_FN int64_t marlin_units(const struct marlin_grid *p)
+/* Whether the product of the three is a number of units that the walk can count. */
+MARLIN_FN int marlin_grid_fits(int64_t k_steps, int64_t n_tiles, int64_t m_blocks)
 {
-    return (int64_t)p->k_steps * p->n_tiles * p->m_blocks;
+    return k_steps * n_tiles <= INT32_MAX && k_steps * n_tiles * m_blocks <= INT32_MAX;
+}
+
+/* At most `most` blocks. */
+MARLIN_FN struct marlin_grid marlin_grid_of(int k_steps, int n_tiles, int m_blocks, int most)
+{
+    struct marlin_grid g;
+    g.k_steps = k_steps;
+    g.n_tiles = n_tiles;
+    g.m_blocks = m_blocks;
+    g.units = k_steps * n_tiles * m_blocks;
+    g.blocks = g.units < most ? g.units : most;
+    g.base = g.units / g.blocks;
+    g.rest = g.units % g.blocks;
+    return g;
 }
 
 /* First unit of block b; block b + 1's is where b ends. */
-MARLIN_FN int64_t marlin_stripe(const struct marlin_grid *p, int b)
+MARLIN_FN int marlin_stripe(const struct marlin_grid *p, int b)
 {
-    return b * marlin_units(p) / p->blocks;
+    return b * p->base + (b < p->rest ? b : p->rest);
 }
 
-/* The block whose stripe holds unit u: the greatest b with floor(b * units / blocks) <= u. */
-MARLIN_FN int marlin_owner(const struct marlin_grid *p, int64_t u)
+/* The block whose stripe holds unit u. */
+MARLIN_FN int marlin_owner(const struct marlin_grid *p, int u)
 {
-    return (int)(((u + 1) * p->blocks - 1) / marlin_units(p));
+    const unsigned longer = (unsigned)(p->base + 1), in_longer = (unsigned)p->rest * longer;
+    return (unsigned)u < in_longer ? (int)((unsigned)u / longer) : p->rest + (int)(((unsigned)u - in_longer) / (unsigned)p->base);
 }
 
 /* A place in the walk over a stripe. */
@@ -38,13 +55,13 @@ struct marlin_cursor {
     int k, m, n; /* step, row block, strip of columns */
 };
 
-MARLIN_FN struct marlin_cursor marlin_cursor_at(const struct marlin_grid *p, int64_t unit)
+MARLIN_FN struct marlin_cursor marlin_cursor_at(const struct marlin_grid *p, int unit)
 {
-    int64_t tile = unit / p->k_steps;
+    const unsigned tile = (unsigned)unit / (unsigned)p->k_steps;
     struct marlin_cursor c;
-    c.k = (int)(unit % p->k_steps);
-    c.m = (int)(tile % p->m_blocks);
-    c.n = (int)(tile / p->m_blocks);
+    c.k = unit - (int)tile * p->k_steps;
+    c.n = (int)(p->m_blocks == 1 ? tile : tile / (unsigned)p->m_blocks);
+    c.m = (int)tile - c.n * p->m_blocks;
     return c;
 }
 
@@ -66,7 +83,7 @@ struct marlin_share {
 
 MARLIN_FN struct marlin_share marlin_tile_share(const struct marlin_grid *p, struct marlin_cursor c)
 {
-    int64_t start = ((int64_t)c.n * p->m_blocks + c.m) * p->k_steps;
+    int start = (c.n * p->m_blocks + c.m) * p->k_steps;
     struct marlin_share s;
     s.first = marlin_owner(p, start);
     s.count = marlin_owner(p, start + p->k_steps - 1) - s.first + 1;

@@ -9,10 +9,10 @@ enum { SMS = sizeof sm_counts / sizeof *sm_counts };
 /* Walks all stripes as the kernel does, blocks in an order drawn from the seed; counters and slots as in finish_tile. */
 static void check_grid(const struct marlin_grid *g, uint64_t *seed)
 {
-    int64_t units = marlin_units(g), tiles = (int64_t)g->n_tiles * g->m_blocks, least = units, most = 0;
+    int64_t units = g->units, tiles = (int64_t)g->n_tiles * g->m_blocks, least = units, most = 0;
     unsigned char *unit_seen = calloc((size_t)units, 1), *slot_used = calloc((size_t)g->blocks * 2, 1);
     int *arrived = calloc((size_t)tiles, sizeof(int)), *counter = calloc((size_t)g->blocks, sizeof(int)), *finished = calloc((size_t)tiles, sizeof(int));
-    int *order = malloc((size_t)g->blocks * sizeof(int)); 
+    int *order = malloc((size_t)g->blocks * sizeof(int));
     for (int i = 0; i < g->blocks; i++)
         order[i] = i;
     for (int i = g->blocks - 1; i > 0; i--) {
@@ -24,11 +24,11 @@ static void check_grid(const struct marlin_grid *g, uint64_t *seed)
     assert_int_equal(marlin_stripe(g, g->blocks), units);
     for (int i = 0; i < g->blocks; i++) {
         int b = order[i];
-        int64_t first = marlin_stripe(g, b), end = marlin_stripe(g, b + 1);
+        int first = marlin_stripe(g, b), end = marlin_stripe(g, b + 1);
         least = end - first < least ? end - first : least;
         most = end - first > most ? end - first : most;
         struct marlin_cursor c = marlin_cursor_at(g, first);
-        for (int64_t u = first; u < end; u++) {
+        for (int u = first; u < end; u++) {
             struct marlin_cursor same = marlin_cursor_at(g, u);
             int64_t tile = (int64_t)c.n * g->m_blocks + c.m;
             assert_true(same.k == c.k && same.m == c.m && same.n == c.n && tile * g->k_steps + c.k == u);
@@ -77,9 +77,7 @@ static void every_unit_once(void **state)
     for (int i = 0; i < SMS; i++)
         for (int blocks = 1; blocks <= 2; blocks++)
             for (int round = 0; round < 30; round++) {
-                struct marlin_grid g = {.k_steps = (int)(1 + rnd(&seed) % 20), .n_tiles = (int)(1 + rnd(&seed) % 40), .m_blocks = (int)(1 + rnd(&seed) % 5)};
-                int64_t most = (int64_t)sm_counts[i] * blocks, units = marlin_units(&g);
-                g.blocks = (int)(units < most ? units : most);
+                struct marlin_grid g = marlin_grid_of((int)(1 + rnd(&seed) % 20), (int)(1 + rnd(&seed) % 40), (int)(1 + rnd(&seed) % 5), sm_counts[i] * blocks);
                 check_grid(&g, &seed);
             }
 }
@@ -117,7 +115,7 @@ static void chosen_configs_run(void **state)
                         assert_true((marlin_shared_bytes(&s, &c) + 1024) * (size_t)c.blocks <= (size_t)devices[d].sm_shared);
                         struct marlin_grid g = marlin_make_grid(&devices[d], &s, Ms[m], &c);
                         assert_true(g.blocks * marlin_slabs(Ms[m], &c) <= MARLIN_COUNTERS);
-                        if (v == 0 && marlin_units(&g) < 10000)
+                        if (v == 0 && g.units < 10000)
                             check_grid(&g, &seed);
                     }
                 }

@@ -32,10 +32,6 @@ template <int BF16> MARLIN_DEV void mma(float d[4], const uint32_t a[4], uint32_
     mma_emulated(BF16, d, a, b0, b1, c);
 }
 
-MARLIN_DEV void fence_device()
-{
-}
-
 MARLIN_DEV int counter_add(int *counter)
 {
     return (*counter)++;
