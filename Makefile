@@ -119,6 +119,7 @@ OC := build/obj/cuda
 MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([01]\), \([12]\))$$/\1 \2 \3/p' kernels/cuda/marlin.def | tr ' \n' ': ')
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(MARLIN_ROW_OBJ)
+MARLIN_HOST_OBJ := $(addprefix $(O)/,kernels/cuda/marlin_pack.o kernels/cuda/marlin_choose.o kernels/tensor.o pipeline/base/err.o)
 GPU_TESTS := $(patsubst tests/gpu/%.cu,build/cuda/%,$(wildcard tests/gpu/check_*.cu))
 GPU_BENCHES := $(patsubst tests/bench/%.cu,build/cuda/%,$(wildcard tests/bench/bench_*.cu))
 .PHONY: gpu-programs test-gpu bench-gpu
@@ -131,11 +132,11 @@ $(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.c
 	$(call nvcc_compile,$(join -DMARLIN_INST_ROWS= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(subst :, ,$(filter $*:%,$(MARLIN_ROWS)))))
 $(OC)/%.o: %.cu
 	$(call nvcc_compile)
-$(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(LIB)
+$(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
-$(GPU_BENCHES): build/cuda/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(LIB)
+$(GPU_BENCHES): build/cuda/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl

@@ -12,7 +12,7 @@ enum {
     MARLIN_HEAD_BYTES = MARLIN_RED_BYTES + 128,          /* and a word to tell the block who is last */
     MARLIN_STAGES_MAX = 8,
     MARLIN_COUNTERS = 16384,                             /* at the head of the workspace, 0 before and after every launch */
-    MARLIN_SLAB_MAX = 32,                                /* row blocks side by side in a launch of fixed order */
+    MARLIN_SLAB_MAX = 16,                                /* row blocks side by side in a launch of fixed order */
 };
 
 struct marlin_args {

@@ -9,7 +9,7 @@
 #include "kernels/cuda/marlin_launch.h"
 #include "tests/gpu/gpu.h"
 
-enum { REPLAYS = 7, MAX_COPIES = 64, MAX_M = 1024 };
+enum { REPLAYS_MAX = 7, MAX_COPIES = 64, MAX_M = 1024 };
 
 static struct marlin_device dev;
 static size_t l2_bytes;
@@ -17,6 +17,8 @@ static double copy_bandwidth, matrix_peak; /* bytes/s, FLOP/s; 0: not measured *
 static FILE *json;
 static enum marlin_act act = MARLIN_F16;
 static cudaStream_t stream;
+static int replays = REPLAYS_MAX;
+static double graph_s = 1.5e-3; /* about how long a graph of launches runs */
 
 /* ---- timing ---- */
 
@@ -26,13 +28,13 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Seconds of one of `launches` that enqueue(arg, i) makes, from a graph of all of them: the median of REPLAYS. */
+/* Seconds of one of `launches` that enqueue(arg, i) makes, from a graph of all of them: the median of `replays`. */
 static double time_graph(int (*enqueue)(void *arg, int i), void *arg, int launches)
 {
     cudaGraph_t graph;
     cudaGraphExec_t exec;
     cudaEvent_t from, to;
-    float ms[REPLAYS];
+    float ms[REPLAYS_MAX];
     if (enqueue(arg, 0)) /* warm: modules, handles */
         return -1;
     CUDA(cudaStreamSynchronize(stream));
@@ -45,7 +47,7 @@ static double time_graph(int (*enqueue)(void *arg, int i), void *arg, int launch
     CUDA(cudaEventCreate(&from));
     CUDA(cudaEventCreate(&to));
     CUDA(cudaGraphLaunch(exec, stream));
-    for (int r = 0; r < REPLAYS; r++) {
+    for (int r = 0; r < replays; r++) {
         CUDA(cudaEventRecord(from, stream));
         CUDA(cudaGraphLaunch(exec, stream));
         CUDA(cudaEventRecord(to, stream));
@@ -56,8 +58,8 @@ static double time_graph(int (*enqueue)(void *arg, int i), void *arg, int launch
     CUDA(cudaEventDestroy(to));
     CUDA(cudaGraphExecDestroy(exec));
     CUDA(cudaGraphDestroy(graph));
-    qsort(ms, REPLAYS, sizeof *ms, by_value);
-    return ms[REPLAYS / 2] * 1e-3 / launches;
+    qsort(ms, (size_t)replays, sizeof *ms, by_value);
+    return ms[replays / 2] * 1e-3 / launches;
 }
 
 /* ---- cuBLAS, by name: values from cublas_api.h and library_types.h of CUDA 12 and 13 ---- */
@@ -175,6 +177,30 @@ static void measure_ceilings(void)
     }
 }
 
+/* Kernels that do nothing, one after the other: what a launch costs by itself. */
+static __global__ void nothing_kernel(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+static int enqueue_nothing(void *arg, int i)
+{
+    cudaLaunchAttribute attr = {};
+    cudaLaunchConfig_t lc = {};
+    (void)i;
+    attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attr.val.programmaticStreamSerializationAllowed = 1;
+    lc.gridDim = dim3((unsigned)dev.sms);
+    lc.blockDim = dim3(256);
+    lc.stream = stream;
+    lc.attrs = &attr;
+    lc.numAttrs = *(const unsigned *)arg;
+    return cudaLaunchKernelEx(&lc, nothing_kernel) != cudaSuccess;
+}
+
 /* ---- a shape ---- */
 
 struct bench {
@@ -256,11 +282,11 @@ static void bench_close(struct bench *b)
     CUDA(cudaFree(b->workspace));
 }
 
-/* Launches in a graph: at least once round the copies, about a millisecond. */
+/* Launches in a graph: at least once round the copies. */
 static int launches_for(const struct bench *b)
 {
     double s = 3e-6 + (double)b->shape.code_bytes / 2e12 + 2.0 * (double)b->M * (double)b->shape.N * (double)b->shape.K / 4e14;
-    int n = (int)(1.5e-3 / s);
+    int n = (int)(graph_s / s);
     n = n < 4 ? 4 : n > 200 ? 200 : n;
     return (n + b->copies - 1) / b->copies * b->copies > 400 ? 400 : (n + b->copies - 1) / b->copies * b->copies;
 }
@@ -440,6 +466,13 @@ int main(int argc, char **argv)
            matrix_peak > 0 ? "" : " (no cuBLAS)");
     if (json)
         fprintf(json, "{\"device\":\"%s\",\"sms\":%d,\"copy_bytes_per_s\":%.4g,\"matrix_flop_per_s\":%.4g}\n", prop.name, dev.sms, copy_bandwidth, matrix_peak);
+    unsigned plain = 0, dependent = 1;
+    double floor_plain = time_graph(enqueue_nothing, &plain, 200), floor_pdl = dev.capability >= 90 ? time_graph(enqueue_nothing, &dependent, 200) : 0;
+    printf("# an empty kernel takes %.2f us, as a dependent launch %.2f us\n", 1e6 * floor_plain, 1e6 * floor_pdl);
+    if (tune) {
+        replays = 3;
+        graph_s = 0.5e-3;
+    }
     if (!tune)
         printf("#     K x N         weights      M |  plain us    pdl us cublas us |  copy   best   peak | x f16 | rows/columns/stages/blocks\n");
     for (int i = 0; i < count && i < 8; i++)

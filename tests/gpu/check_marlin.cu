@@ -300,11 +300,12 @@ static double worst(const struct problem *p, const struct output *o, int64_t M, 
     return guards_hold(o, p, M, y_f32) ? most : (double)INFINITY;
 }
 
-/* Sums of exact weights in f32 stay under 5e-5 of a row; the rest is the rounding of weights (48 and 64 rows) and of Y. Never above what marlin.h promises. */
+/* Sums of exact weights in f32 stay far under the rest, which is the rounding of weights (48 and 64 rows) and of Y; bf16 takes codes as 128 + q, which costs four bits of
+ * the sums. Never above what marlin.h promises. */
 static double bound(enum marlin_act act, int rows, bool y_f32)
 {
     if (rows <= 32 && y_f32)
-        return 5e-5;
+        return act == MARLIN_BF16 ? 5e-4 : 5e-5;
     return act == MARLIN_BF16 ? 1e-2 : 2e-3;
 }
 
@@ -389,7 +390,7 @@ static void check_kinds(bool small)
     } kinds[] = {{640, 1024, 4, -1, false, true, false},  {640, 1024, 4, 32, false, true, false}, {640, 1024, 4, 64, false, false, false}, {640, 1024, 8, 32, false, false, false},
                  {640, 1024, 4, 128, true, true, false},  {640, 1024, 8, 64, true, false, false}, {1003, 1001, 4, 128, false, true, false}, {77, 530, 8, -1, false, true, false},
                  {640, 1024, 4, 128, false, true, true},  {300, 960, 4, 96, false, false, true},  {192, 1000, 3, 40, false, false, false},  {65, 71, 2, 32, true, false, false},
-                 {1, 1, 4, 128, false, true, false}};
+                 {3, 5, 4, 128, false, true, false}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         for (int act = 0; act < 2; act++) {
             if (small && (i % 3 != 1 || act == (int)(i & 1)))
