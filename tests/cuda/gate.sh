@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # gate ARCH ROWS SCALED BLOCKS: compiles one row of kernels/cuda/marlin.def for sm_ARCH; its kernels must spill nothing and hold the instructions they are built around.
 # Products of a whole chunk of 64 by 64: 16 for 8 rows, 32 for every 16 (48 and 64 loop over half chunks), and 4 for every 16 rows for the sums of x where the weights are exact.
+: "${work:?source tests/cli/lib.sh first}"
 NVCC=${NVCC:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)}
 gate() {
     cubin=$work/marlin_$2.sm_$1.cubin
