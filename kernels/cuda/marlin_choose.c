@@ -134,6 +134,7 @@ void marlin_fill_args(const struct marlin_call *call, const struct marlin_config
     a->bias = call->bias;
     a->y_f32 = call->y_f32;
     a->accumulate = call->accumulate;
+    a->y_pairs = !call->bias && !call->accumulate && call->ldy % 2 == 0 && (uintptr_t)call->y % (call->y_f32 ? 8 : 4) == 0;
     a->strips = s->strips;
     a->k_chunks = s->k_chunks;
     a->unit_shift = s->unit_shift;

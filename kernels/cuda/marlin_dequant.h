@@ -79,19 +79,25 @@ MARLIN_FN uint32_t marlin_pair_sub(int bf16, uint32_t a, uint32_t b)
     return marlin_pair_fma(bf16, b, bf16 ? 0xbf80bf80u : 0xbc00bc00u, a);
 }
 
-/* x in both halves, rounded to nearest even. */
-MARLIN_FN uint32_t marlin_pair_of(int bf16, float x)
+/* lo and hi, rounded to nearest even. */
+MARLIN_FN uint32_t marlin_pair(int bf16, float lo, float hi)
 {
 #ifdef __CUDA_ARCH__
     uint32_t d;
     if (bf16)
-        asm("cvt.rn.bf16x2.f32 %0, %1, %1;" : "=r"(d) : "f"(x));
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
     else
-        asm("cvt.rn.f16x2.f32 %0, %1, %1;" : "=r"(d) : "f"(x));
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
     return d;
 #else
-    return marlin_half_put(bf16, x, x);
+    return marlin_half_put(bf16, lo, hi);
 #endif
+}
+
+/* x in both halves. */
+MARLIN_FN uint32_t marlin_pair_of(int bf16, float x)
+{
+    return marlin_pair(bf16, x, x);
 }
 
 /* One f16 (the low or high half of a word) as f32. */
@@ -103,6 +109,18 @@ MARLIN_FN float marlin_f16(uint32_t word, int high)
     return f;
 #else
     return f16_to_f32((uint16_t)(high ? word >> 16 : word));
+#endif
+}
+
+/* One f16 in both halves of a pair of the type. */
+MARLIN_FN uint32_t marlin_pair_of_f16(int bf16, uint32_t word, int high)
+{
+    if (bf16)
+        return marlin_pair_of(1, marlin_f16(word, high));
+#ifdef __CUDA_ARCH__
+    return __byte_perm(word, word, high ? 0x3232 : 0x1010);
+#else
+    return (high ? word >> 16 : word & 0xffffu) * 0x10001u;
 #endif
 }
 
@@ -134,36 +152,52 @@ MARLIN_FN float marlin_raw_unit(int bits, int bf16, int half)
     return bf16 ? 1.0f : bits == 4 && half ? 0x1p-20f : 0x1p-24f;
 }
 
-/* The four pairs of a lane for 16 columns: out[2 * half + hi], hi = k + 8. 4 bits take one word, 8 bits one for each half. */
-MARLIN_FN void marlin_raw4(int bf16, uint32_t w, uint32_t out[4])
+/* (a & mask) | bits, in one instruction: two constants keep the compiler from it. */
+MARLIN_FN uint32_t marlin_and_or(uint32_t a, uint32_t mask, uint32_t bits)
 {
-    uint32_t w8 = w >> 8;
-    if (bf16) {
-        out[0] = (w & 0x000f000fu) | 0x43004300u;
-        out[1] = (w8 & 0x000f000fu) | 0x43004300u;
-        out[2] = (w >> 4 & 0x000f000fu) | 0x43004300u;
-        out[3] = (w >> 12 & 0x000f000fu) | 0x43004300u;
-    } else {
-        out[0] = w & 0x000f000fu;
-        out[1] = w8 & 0x000f000fu;
-        out[2] = w & 0x00f000f0u;
-        out[3] = w8 & 0x00f000f0u;
-    }
+#ifdef __CUDA_ARCH__
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(mask), "r"(bits)); /* 0xea: (0xf0 & 0xcc) | 0xaa */
+    return d;
+#else
+    return (a & mask) | bits;
+#endif
 }
 
-MARLIN_FN uint32_t marlin_raw8_pair(int bf16, uint32_t w)
+/* The exponent that makes codes numbers: none for raw f16, whose codes are subnormals. */
+MARLIN_FN uint32_t marlin_exponent(int bf16, int scaled)
+{
+    return bf16 ? 0x43004300u : scaled ? 0x64006400u : 0u;
+}
+
+MARLIN_FN uint32_t marlin_masked(int bf16, int scaled, uint32_t w, uint32_t mask)
+{
+    return bf16 || scaled ? marlin_and_or(w, mask, marlin_exponent(bf16, scaled)) : w & mask;
+}
+
+/* The four pairs of a lane for 16 columns: out[2 * half + hi], hi = k + 8. 4 bits take one word, 8 bits one for each half. scaled: for marlin_scaled. */
+MARLIN_FN void marlin_pairs4(int bf16, int scaled, uint32_t w, uint32_t out[4])
+{
+    uint32_t w8 = w >> 8, high = bf16 ? 0x000f000fu : 0x00f000f0u;
+    out[0] = marlin_masked(bf16, scaled, w, 0x000f000fu);
+    out[1] = marlin_masked(bf16, scaled, w8, 0x000f000fu);
+    out[2] = marlin_masked(bf16, scaled, bf16 ? w >> 4 : w, high);
+    out[3] = marlin_masked(bf16, scaled, bf16 ? w >> 12 : w8, high);
+}
+
+MARLIN_FN uint32_t marlin_pair8(int bf16, int scaled, uint32_t w)
 {
     if (!bf16)
-        return w & 0x00ff00ffu;
-    return marlin_pair_sub(1, (w & 0x007f007fu) | 0x43004300u, (~w & 0x00800080u) | 0x43004300u);
+        return marlin_masked(0, scaled, w, 0x00ff00ffu);
+    return marlin_pair_sub(1, marlin_and_or(w, 0x007f007fu, 0x43004300u), marlin_and_or(~w, 0x00800080u, 0x43004300u));
 }
 
-MARLIN_FN void marlin_raw8(int bf16, uint32_t w0, uint32_t w1, uint32_t out[4])
+MARLIN_FN void marlin_pairs8(int bf16, int scaled, uint32_t w0, uint32_t w1, uint32_t out[4])
 {
-    out[0] = marlin_raw8_pair(bf16, w0);
-    out[1] = marlin_raw8_pair(bf16, w0 >> 8);
-    out[2] = marlin_raw8_pair(bf16, w1);
-    out[3] = marlin_raw8_pair(bf16, w1 >> 8);
+    out[0] = marlin_pair8(bf16, scaled, w0);
+    out[1] = marlin_pair8(bf16, scaled, w0 >> 8);
+    out[2] = marlin_pair8(bf16, scaled, w1);
+    out[3] = marlin_pair8(bf16, scaled, w1 >> 8);
 }
 
 /* ---- scaled ---- */
@@ -176,16 +210,16 @@ MARLIN_FN uint32_t marlin_scaled_zero(int bits, int bf16, float zero, int half)
     return marlin_pair_of(0, bits == 4 && half ? -64.0f - zero : 1024.0f + zero);
 }
 
-/* Raw numbers of one half (4 bits, f16: with the exponent of 1024 put in) to scaled ones; zero from marlin_scaled_zero, scale as a pair. */
-MARLIN_FN uint32_t marlin_scaled(int bits, int bf16, uint32_t raw, int half, uint32_t zero, uint32_t scale)
+/* Pairs of one half, taken with `scaled`, to scaled ones; zero from marlin_scaled_zero, scale as a pair. */
+MARLIN_FN uint32_t marlin_scaled(int bits, int bf16, uint32_t pair, int half, uint32_t zero, uint32_t scale)
 {
     uint32_t d;
     if (bf16)
-        d = marlin_pair_sub(1, raw, zero);
+        d = marlin_pair_sub(1, pair, zero);
     else if (bits == 4 && half)
-        d = marlin_pair_fma(0, raw | 0x64006400u, 0x2c002c00u, zero);
+        d = marlin_pair_fma(0, pair, 0x2c002c00u, zero);
     else
-        d = marlin_pair_sub(0, raw | 0x64006400u, zero);
+        d = marlin_pair_sub(0, pair, zero);
     return marlin_pair_mul(bf16, d, scale);
 }
 

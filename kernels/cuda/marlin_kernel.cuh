@@ -5,8 +5,8 @@
  * use itself, a block shares X. At the end of a tile the wk warps of a strip are added up in shared memory, and split tiles across blocks (marlin_schedule.h).
  *
  * ROWS 8 is the transposed form for up to 8 tokens: codes are the 16-row operand, tokens the 8 columns; half the products and half the reads of X of ROWS 16.
- * SCALED 0: the products are taken on raw codes, exactly; once a group the sums are multiplied by the scales, in f32. The zero comes in as the starting value of the
- *   sums, -zero * (sum of x), for which one more product per slice, with ones, gives the sum of x. Cheap per code and exact in the weights, but two sets of sums.
+ * SCALED 0: the products are taken on raw codes, exactly; once a group the sums are multiplied by the scales, in f32, less zero * (sum of x), for which one more product
+ *   per slice, with ones, gives the sum of x. Cheap per code and exact in the weights, but two sets of sums.
  * SCALED 1: weights are rounded to the activations' type, one set of sums: for 64 rows, where registers allow no other.
  *
  * Order of additions of an output: k16 slices of a chunk, chunks of a warp, warps, blocks: fixed by (N, K, config, grid), whatever else runs. What marlin_ptx.cuh
@@ -27,6 +27,10 @@ struct alignas(16) words4 {
     uint32_t w[MARLIN_VECTOR_WORDS];
 };
 
+struct alignas(8) words2 {
+    uint32_t w[2];
+};
+
 struct alignas(8) floats2 {
     float a, b;
 };
@@ -39,25 +43,65 @@ MARLIN_FN constexpr int marlin_quads(int rows) { return rows == 8 ? 4 : rows / 2
 /* One warp's share of a unit. */
 struct chunk {
     const char *codes;  /* + lane * 16 */
-    const char *x;      /* the stage's X tile */
     const char *scales; /* rows of scales, then of zeros */
-    int lane, kw;       /* which 64 inputs of the X tile */
+    const char *x;      /* row of X that the lane names to ldmatrix, 128 bytes of it */
+    int x_at;           /* where in them its piece of slice 0 is */
+    int row_bytes, lane;
 };
 
 /* ---- loading ---- */
 
-template <int BITS> MARLIN_DEV void load_codes(const marlin_args &a, char *stage, const marlin_cursor &c)
+/* A thread's place in the walk that fills the ring: what a unit needs is a few additions away from the one before. */
+struct loader {
+    marlin_cursor at;
+    const uint32_t *codes; /* + lane; of the warp's chunk */
+    const uint16_t *x;     /* of the thread's first piece */
+    int pieces;            /* of X that the thread copies, one every 4096 bytes of the tile */
+    int x_to;              /* where the first goes */
+};
+
+template <int BITS, int ROWS> MARLIN_DEV void loader_tile(const marlin_args &a, loader *l)
 {
-    const int warp = thread_id() / 32, lane = thread_id() % 32, wn = 1 << a.wn_log2;
-    const int kc = c.k * (MARLIN_WARPS >> a.wn_log2) + (warp >> a.wn_log2), strip = c.n * wn + (warp & (wn - 1));
+    const int wk_log2 = 3 - a.wn_log2, warp = thread_id() / 32;
+    const int kc = (l->at.k << wk_log2) + (warp >> a.wn_log2), strip = (l->at.n << a.wn_log2) + (warp & ((1 << a.wn_log2) - 1));
+    l->codes = a.codes + marlin_chunk(strip, kc, a.k_chunks) * marlin_chunk_words(BITS) + thread_id() % 32 * MARLIN_VECTOR_WORDS;
+    const int row = thread_id() >> (3 + wk_log2), piece = thread_id() & ((8 << wk_log2) - 1), step = 32 >> wk_log2;
+    const int row0 = (slab_id() * a.grid.m_blocks + l->at.m) * ROWS, left = (a.M - row0 < ROWS ? a.M - row0 : ROWS) - row;
+    l->pieces = left > 0 ? (left + step - 1) / step : 0;
+    l->x = a.x + (int64_t)(row0 + row) * a.ldx + (l->at.k << (6 + wk_log2)) + piece * 8;
+}
+
+template <int BITS, int ROWS> MARLIN_DEV loader loader_at(const marlin_args &a, marlin_cursor at)
+{
+    const int wk_log2 = 3 - a.wn_log2;
+    loader l;
+    l.at = at;
+    l.x_to = marlin_x_at(thread_id() >> (3 + wk_log2), thread_id() & ((8 << wk_log2) - 1), 128 << wk_log2);
+    loader_tile<BITS, ROWS>(a, &l);
+    return l;
+}
+
+template <int BITS, int ROWS> MARLIN_DEV void loader_next(const marlin_args &a, loader *l)
+{
+    const int wk_log2 = 3 - a.wn_log2, tile = l->at.k == a.grid.k_steps - 1;
+    marlin_cursor_next(&a.grid, &l->at);
+    l->codes += marlin_chunk_words(BITS) << wk_log2;
+    l->x += 64 << wk_log2;
+    if (tile)
+        loader_tile<BITS, ROWS>(a, l);
+}
+
+template <int BITS> MARLIN_DEV void load_codes(const marlin_args &a, char *stage, const loader &l)
+{
+    const int warp = thread_id() / 32, lane = thread_id() % 32;
+    const int kc = (l.at.k << (3 - a.wn_log2)) + (warp >> a.wn_log2), strip = (l.at.n << a.wn_log2) + (warp & ((1 << a.wn_log2) - 1));
     if (kc >= a.k_chunks || strip >= a.strips)
         return;
     constexpr int PLANES = MARLIN_SLICES * (BITS / 4);
-    const uint32_t *from = a.codes + marlin_chunk(strip, kc, a.k_chunks) * (PLANES * MARLIN_PLANE_WORDS) + lane * MARLIN_VECTOR_WORDS;
     char *to = stage + warp * (PLANES * MARLIN_PLANE_WORDS * 4) + lane * 16;
 #pragma unroll
     for (int i = 0; i < PLANES; i++)
-        copy16(to + i * (MARLIN_PLANE_WORDS * 4), from + i * MARLIN_PLANE_WORDS);
+        copy16(to + i * (MARLIN_PLANE_WORDS * 4), l.codes + i * MARLIN_PLANE_WORDS);
     /* eight lanes a row of scales, then of zeros */
     const int rows = a.unit_shift < 0 ? 2 : 1, row = lane / 8;
     if (row < (a.zeros ? 2 * rows : rows)) {
@@ -68,184 +112,175 @@ template <int BITS> MARLIN_DEV void load_codes(const marlin_args &a, char *stage
     }
 }
 
-template <int BITS, int ROWS> MARLIN_DEV void load_x(const marlin_args &a, char *stage, const marlin_cursor &c)
+template <int BITS> MARLIN_DEV void load_x(const marlin_args &a, char *stage, const loader &l)
 {
-    const int wk_log2 = 3 - a.wn_log2, row_bytes = 128 << wk_log2, log2_pieces = 3 + wk_log2;
-    const int row0 = (slab_id() * a.grid.m_blocks + c.m) * ROWS, k0 = c.k * (64 << wk_log2), k_end = a.k_chunks * 64;
-    const int rows = a.M - row0 < ROWS ? a.M - row0 : ROWS;
+    const int wk_log2 = 3 - a.wn_log2, left = a.Kx - (l.at.k << (6 + wk_log2)) - (thread_id() & ((8 << wk_log2) - 1)) * 8;
     char *to = stage + marlin_stage_codes(BITS) + MARLIN_WARPS * marlin_warp_scales(a.unit_shift, a.zeros != 0);
-    for (int i = thread_id(); i < rows << log2_pieces; i += MARLIN_THREADS) {
-        const int row = i >> log2_pieces, piece = i & ((1 << log2_pieces) - 1), k = k0 + piece * 8, left = a.Kx - k;
-        if (k >= k_end)
-            continue;
-        char *at = to + marlin_x_at(row, piece, row_bytes);
-        const uint16_t *from = a.x + (int64_t)(row0 + row) * a.ldx + k;
-        if (left >= 8)
-            copy16(at, from);
-        else
-            copy16_part(at, left > 0 ? from : a.x, left > 0 ? 2 * left : 0);
+    const int64_t step = (int64_t)(32 >> wk_log2) * a.ldx;
+    const uint16_t *from = l.x;
+    const int flip = wk_log2 == 3 ? 64 : 0; /* pieces of a thread are 4 rows apart, otherwise multiples of 8: what changes in the swizzle */
+    int at = l.x_to;
+    if (left >= 8) {
+#pragma unroll 2
+        for (int i = 0; i < l.pieces; i++, from += step, at = (at + 4096) ^ flip)
+            copy16(to + at, from);
+    } else { /* across the end of K, or past it */
+        for (int i = 0; i < l.pieces; i++, from += step, at = (at + 4096) ^ flip)
+            copy16_part(to + at, left > 0 ? from : a.x, left > 0 ? 2 * left : 0);
     }
 }
 
 /* ---- computing ---- */
 
-template <int BITS> MARLIN_DEV void slice_codes(const chunk &c, int slice, words4 (&v)[BITS / 4])
-{
-#pragma unroll
-    for (int i = 0; i < BITS / 4; i++)
-        v[i] = *(const words4 *)(c.codes + (slice * (BITS / 4) + i) * (MARLIN_PLANE_WORDS * 4));
-}
-
-/* Raw pairs of 16 columns: [2 * half + hi]. */
-template <int BITS, int BF16> MARLIN_DEV void slice_raw(const words4 (&v)[BITS / 4], int j, uint32_t (&b)[4])
-{
-    if constexpr (BITS == 4)
-        marlin_raw4(BF16, v[0].w[j], b);
-    else
-        marlin_raw8(BF16, v[j / 2].w[2 * (j % 2)], v[j / 2].w[2 * (j % 2) + 1], b);
-}
-
 /* A fragments of 16 tokens x 16 inputs. */
-MARLIN_DEV void slice_x(const chunk &c, int m, int slice, int row_bytes, uint32_t (&x)[4])
+MARLIN_DEV void slice_x(const chunk &c, int m, int slice, uint32_t (&x)[4])
 {
-    const int row = 16 * m + c.lane % 16;
-    load_matrix4(x, c.x + marlin_x_at(row, 8 * c.kw + 2 * slice + c.lane / 16, row_bytes));
+    load_matrix4(x, c.x + m * 16 * c.row_bytes + (c.x_at ^ slice * 32));
 }
 
 /* B fragments of 8 tokens x 32 inputs: two slices. */
-MARLIN_DEV void slices_x8(const chunk &c, int slice, int row_bytes, uint32_t (&x)[4])
+MARLIN_DEV void slices_x8(const chunk &c, int slice, uint32_t (&x)[4])
 {
-    load_matrix4(x, c.x + marlin_x_at(c.lane % 8, 8 * c.kw + 2 * slice + c.lane / 8, row_bytes));
+    load_matrix4(x, c.x + (c.x_at ^ slice * 32));
 }
 
-/* Scales (or zeros) of the columns of a lane's sums: [column of the pair][n8 block], transposed [0][n8 block]. */
-template <int ROWS> MARLIN_DEV void lane_columns(const char *row, int lane, words4 (&v)[2])
+/* What a slice, or `part` of PARTS of its columns, is read into. (Transposed, x is read apart, two slices at a time.) */
+template <int BITS, int ROWS, int PARTS> struct fragments {
+    uint32_t v[BITS / PARTS];
+    uint32_t x[marlin_m_tiles(ROWS)][4];
+};
+
+template <int BITS, int ROWS, int PARTS> MARLIN_DEV void load_slice(const chunk &c, int slice, int part, fragments<BITS, ROWS, PARTS> &f)
 {
-    if constexpr (marlin_transposed(ROWS)) {
-        v[0] = *(const words4 *)(row + lane / 4 * 16);
+    const char *codes = c.codes + slice * (BITS / 4) * (MARLIN_PLANE_WORDS * 4);
+    if constexpr (BITS == 4 && PARTS == 2) {
+        const words2 w = *(const words2 *)(codes + part * 8);
+        f.v[0] = w.w[0];
+        f.v[1] = w.w[1];
     } else {
-        v[0] = *(const words4 *)(row + lane % 4 * 32);
-        v[1] = *(const words4 *)(row + lane % 4 * 32 + 16);
+#pragma unroll
+        for (int i = 0; i < BITS / 4 / PARTS; i++) {
+            const words4 w = *(const words4 *)(codes + (i + part) * (MARLIN_PLANE_WORDS * 4));
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                f.v[4 * i + j] = w.w[j];
+        }
     }
+    if constexpr (!marlin_transposed(ROWS))
+#pragma unroll
+        for (int m = 0; m < marlin_m_tiles(ROWS); m++)
+            slice_x(c, m, slice, f.x[m]);
 }
 
-/* The one of sum `i` of a quad. */
-template <int ROWS> MARLIN_DEV float column_of(const words4 (&v)[2], int quad, int i)
+/* Pairs of 16 columns, j-th of what v holds: [2 * half + hi]; raw, or as marlin_scaled takes them. */
+template <int BITS, int BF16, int SCALED, int N> MARLIN_DEV void slice_pairs(const uint32_t (&v)[N], int j, uint32_t (&b)[4])
 {
-    if constexpr (marlin_transposed(ROWS))
-        return marlin_f16(v[0].w[quad], i / 2);
+    if constexpr (BITS == 4)
+        marlin_pairs4(BF16, SCALED, v[j], b);
     else
-        return marlin_f16(v[i % 2].w[quad % 8 / 2], quad % 2);
+        marlin_pairs8(BF16, SCALED, v[2 * j], v[2 * j + 1], b);
 }
 
-/* Sums start at -(zero + offset) * unit * (sum of x). */
-template <int BITS, int BF16, int ROWS>
-MARLIN_DEV void start_sums(const marlin_args &a, const char *zeros, int lane, const float (&sx)[marlin_m_tiles(ROWS)][2], float (&sum)[marlin_quads(ROWS)][4])
+/* total += scale * (sum - (zero + offset) * unit * (sum of x)), for the columns of a part: quads of sums [m16][n8 block of the part] or, transposed, all of them. Scales
+ * and zeros of the columns of a lane's sums lie in one vector, [n8 block]; not transposed, in one for each column of a pair. */
+template <int BITS, int BF16, int ROWS, int PARTS>
+MARLIN_DEV void settle(const marlin_args &a, const char *scales, int lane, int part, const float (&sx)[marlin_m_tiles(ROWS)][4],
+                       const float (&sum)[marlin_quads(ROWS) / PARTS][4], float (&total)[marlin_quads(ROWS)][4])
 {
     constexpr bool T = marlin_transposed(ROWS);
-    const float offset = marlin_raw_offset(BITS, BF16), unit[2] = {marlin_raw_unit(BITS, BF16, 0), marlin_raw_unit(BITS, BF16, 1)};
-    if (a.zeros) {
-        words4 z[2];
-        lane_columns<ROWS>(zeros, lane, z);
+    constexpr int BLOCKS = 8 / PARTS;
+    const float offset = marlin_raw_offset(BITS, BF16), unit[2] = {marlin_raw_unit(BITS, BF16, 0), marlin_raw_unit(BITS, BF16, 1)}, by = a.zero + offset;
+    const char *zeros = scales + marlin_warp_scales(a.unit_shift, 0);
 #pragma unroll
-        for (int q = 0; q < marlin_quads(ROWS); q++)
+    for (int parity = 0; parity < (T ? 1 : 2); parity++) {
+        const int at = T ? lane / 4 * 16 : lane % 4 * 32 + parity * 16;
+        const words4 s = *(const words4 *)(scales + at);
+        words4 z;
+        if (a.zeros)
+            z = *(const words4 *)(zeros + at);
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                sum[q][i] = -(column_of<ROWS>(z, q, i) + offset) * (sx[T ? 0 : q / 8][T ? i % 2 : i / 2] * unit[T ? i / 2 : q % 2]);
-        return;
+        for (int q = 0; q < marlin_quads(ROWS) / PARTS; q++)
+#pragma unroll
+            for (int i = parity; i < 4; i += T ? 1 : 2) {
+                const int block = BLOCKS * part + q % BLOCKS, word = T ? q : block / 2, high = T ? i / 2 : block % 2;
+                const float x = sx[T ? 0 : q / BLOCKS][T ? i % 2 : i / 2 * 2] * unit[high];
+                const float zero = a.zeros ? marlin_f16(z.w[word], high) + offset : by;
+                total[T ? q : q / BLOCKS * 8 + block][i] += marlin_f16(s.w[word], high) * (sum[q][i] - zero * x);
+            }
     }
-    const float by = -(a.zero + offset);
-#pragma unroll
-    for (int q = 0; q < marlin_quads(ROWS); q++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            sum[q][i] = by * (sx[T ? 0 : q / 8][T ? i % 2 : i / 2] * unit[T ? i / 2 : q % 2]);
 }
 
-template <int ROWS> MARLIN_DEV void add_scaled(const char *scales, int lane, const float (&sum)[marlin_quads(ROWS)][4], float (&total)[marlin_quads(ROWS)][4])
+template <int N> MARLIN_DEV void set_zero(float (&v)[N][4])
 {
-    words4 s[2];
-    lane_columns<ROWS>(scales, lane, s);
 #pragma unroll
-    for (int q = 0; q < marlin_quads(ROWS); q++)
+    for (int q = 0; q < N; q++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            total[q][i] += column_of<ROWS>(s, q, i) * sum[q][i];
+            v[q][i] = 0.0f;
 }
 
-/* A chunk, SCALED 0. Totals are in raw units. X is read from shared memory twice, for its sums and for the products: registers are dearer. */
+/* A chunk, SCALED 0. Totals are in raw units. Tiles of 16 rows and more go through its columns in two parts, for which they have the registers; a slice is read while the
+ * one before is multiplied. */
 template <int BITS, int BF16, int ROWS> MARLIN_DEV void chunk_grouped(const marlin_args &a, const chunk &c, float (&total)[marlin_quads(ROWS)][4])
 {
     constexpr bool T = marlin_transposed(ROWS);
-    constexpr int MT = marlin_m_tiles(ROWS), Q = marlin_quads(ROWS);
-    const int row_bytes = 128 << (3 - a.wn_log2), zeros_at = marlin_warp_scales(a.unit_shift, 0);
-    const bool two = a.unit_shift < 0;
+    constexpr int MT = marlin_m_tiles(ROWS), PARTS = T ? 1 : 2, BLOCKS = 8 / PARTS;
     const uint32_t one = marlin_pair_ones(BF16), ones[4] = {one, one, one, one};
-    float sx[2][MT][2], sum[Q][4];
-    /* sums of x over each half of the chunk */
+    float sx[2][MT][4], sum[marlin_quads(ROWS) / PARTS][4];
+    set_zero(sx[0]);
+    set_zero(sx[1]);
 #pragma unroll
-    for (int h = 0; h < 2; h++)
+    for (int part = 0; part < PARTS; part++) {
+        fragments<BITS, ROWS, PARTS> f[2];
+        uint32_t x8[2][4];
+        set_zero(sum);
+        load_slice<BITS, ROWS, PARTS>(c, 0, part, f[0]);
+        if constexpr (T) {
+            slices_x8(c, 0, x8[0]);
+            slices_x8(c, 2, x8[1]);
+        }
 #pragma unroll
-        for (int m = 0; m < MT; m++) {
-            float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            uint32_t x[4];
-            if constexpr (T) {
-                slices_x8(c, 2 * h, row_bytes, x);
-                mma<BF16>(s, ones, x[0], x[1], s);
-                mma<BF16>(s, ones, x[2], x[3], s);
-            } else {
-                slice_x(c, m, 2 * h, row_bytes, x);
-                mma<BF16>(s, x, one, one, s);
-                slice_x(c, m, 2 * h + 1, row_bytes, x);
-                mma<BF16>(s, x, one, one, s);
+        for (int i = 0; i < MARLIN_SLICES; i++) {
+            if (i + 1 < MARLIN_SLICES)
+                load_slice<BITS, ROWS, PARTS>(c, i + 1, part, f[(i + 1) % 2]);
+            if (i == 2 && a.unit_shift < 0) {
+                settle<BITS, BF16, ROWS, PARTS>(a, c.scales, c.lane, part, sx[0], sum, total);
+                set_zero(sum);
             }
-            sx[h][m][0] = s[0];
-            sx[h][m][1] = T ? s[1] : s[2];
-        }
-    if (!two)
+            const uint32_t(&x)[MT][4] = f[i % 2].x;
+            if (part == 0) {
+                if constexpr (T)
+                    mma<BF16>(sx[i / 2][0], ones, x8[i / 2][i % 2 * 2], x8[i / 2][i % 2 * 2 + 1], sx[i / 2][0]);
+                else
 #pragma unroll
-        for (int m = 0; m < MT; m++) {
-            sx[0][m][0] += sx[1][m][0];
-            sx[0][m][1] += sx[1][m][1];
-        }
+                    for (int m = 0; m < MT; m++)
+                        mma<BF16>(sx[i / 2][m], x[m], one, one, sx[i / 2][m]);
+            }
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        uint32_t x8[4];
-        if constexpr (T)
-            slices_x8(c, 2 * h, row_bytes, x8);
-        if (h == 0) {
-            start_sums<BITS, BF16, ROWS>(a, c.scales + zeros_at, c.lane, sx[0], sum);
-        } else if (two) {
-            add_scaled<ROWS>(c.scales, c.lane, sum, total);
-            start_sums<BITS, BF16, ROWS>(a, c.scales + zeros_at + MARLIN_SCALE_ROW_BYTES, c.lane, sx[1], sum);
-        }
-#pragma unroll
-        for (int i = 2 * h; i < 2 * h + 2; i++) {
-            words4 v[BITS / 4];
-            uint32_t x[MT][4];
-            slice_codes<BITS>(c, i, v);
-            if constexpr (!T)
-#pragma unroll
-                for (int m = 0; m < MT; m++)
-                    slice_x(c, m, i, row_bytes, x[m]);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < 4 / PARTS; j++) {
                 uint32_t b[4];
-                slice_raw<BITS, BF16>(v, j, b);
+                slice_pairs<BITS, BF16, 0>(f[i % 2].v, j, b);
                 if constexpr (T) {
                     const uint32_t w[4] = {b[0], b[2], b[1], b[3]};
-                    mma<BF16>(sum[j], w, x8[i % 2 * 2], x8[i % 2 * 2 + 1], sum[j]);
+                    mma<BF16>(sum[j], w, x8[i / 2][i % 2 * 2], x8[i / 2][i % 2 * 2 + 1], sum[j]);
                 } else {
 #pragma unroll
                     for (int m = 0; m < MT; m++) {
-                        mma<BF16>(sum[8 * m + 2 * j], x[m], b[0], b[1], sum[8 * m + 2 * j]);
-                        mma<BF16>(sum[8 * m + 2 * j + 1], x[m], b[2], b[3], sum[8 * m + 2 * j + 1]);
+                        mma<BF16>(sum[BLOCKS * m + 2 * j], x[m], b[0], b[1], sum[BLOCKS * m + 2 * j]);
+                        mma<BF16>(sum[BLOCKS * m + 2 * j + 1], x[m], b[2], b[3], sum[BLOCKS * m + 2 * j + 1]);
                     }
                 }
             }
         }
+        if (part == 0 && a.unit_shift >= 0)
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                sx[1][m][0] += sx[0][m][0];
+                sx[1][m][1] += sx[0][m][1];
+                sx[1][m][2] += sx[0][m][2];
+            }
+        settle<BITS, BF16, ROWS, PARTS>(a, c.scales + (a.unit_shift < 0 ? MARLIN_SCALE_ROW_BYTES : 0), c.lane, part, sx[1], sum, total);
     }
-    add_scaled<ROWS>(c.scales + (two ? MARLIN_SCALE_ROW_BYTES : 0), c.lane, sum, total);
 }
 
 /* Scales and zeros of the columns of a lane's codes, as pairs: [n8 block]. */
@@ -254,7 +289,7 @@ template <int BITS, int BF16> MARLIN_DEV void code_columns(const marlin_args &a,
     const words4 sv = *(const words4 *)(c.scales + row * MARLIN_SCALE_ROW_BYTES + c.lane / 4 * 16);
 #pragma unroll
     for (int t = 0; t < 8; t++) {
-        s[t] = marlin_pair_of(BF16, marlin_f16(sv.w[t / 2], t % 2));
+        s[t] = marlin_pair_of_f16(BF16, sv.w[t / 2], t % 2);
         z[t] = marlin_scaled_zero(BITS, BF16, a.zero, t % 2);
     }
     if (!a.zeros)
@@ -265,36 +300,31 @@ template <int BITS, int BF16> MARLIN_DEV void code_columns(const marlin_args &a,
         z[t] = marlin_scaled_zero(BITS, BF16, marlin_f16(zv.w[t / 2], t % 2), t % 2);
 }
 
-/* A chunk, SCALED 1. */
+/* A chunk, SCALED 1. A slice is read while the one before is multiplied. */
 template <int BITS, int BF16, int ROWS> MARLIN_DEV void chunk_scaled(const marlin_args &a, const chunk &c, float (&total)[marlin_quads(ROWS)][4])
 {
     constexpr int MT = marlin_m_tiles(ROWS);
-    const int row_bytes = 128 << (3 - a.wn_log2);
+    fragments<BITS, ROWS, 1> f[2];
     uint32_t s[8], z[8];
-#pragma unroll 1
-    for (int h = 0; h < 2; h++) {
-        if (h == 0 || a.unit_shift < 0)
-            code_columns<BITS, BF16>(a, c, h, s, z);
+    load_slice<BITS, ROWS, 1>(c, 0, 0, f[0]);
+    code_columns<BITS, BF16>(a, c, 0, s, z);
 #pragma unroll
-        for (int i = 2 * h; i < 2 * h + 2; i++) {
-            words4 v[BITS / 4];
-            uint32_t x[MT][4];
-            slice_codes<BITS>(c, i, v);
+    for (int i = 0; i < MARLIN_SLICES; i++) {
+        if (i + 1 < MARLIN_SLICES)
+            load_slice<BITS, ROWS, 1>(c, i + 1, 0, f[(i + 1) % 2]);
+        if (i == 2 && a.unit_shift < 0)
+            code_columns<BITS, BF16>(a, c, 1, s, z);
 #pragma unroll
-            for (int m = 0; m < MT; m++)
-                slice_x(c, m, i, row_bytes, x[m]);
+        for (int j = 0; j < 4; j++) {
+            uint32_t b[4];
+            slice_pairs<BITS, BF16, 1>(f[i % 2].v, j, b);
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                uint32_t b[4];
-                slice_raw<BITS, BF16>(v, j, b);
+            for (int p = 0; p < 4; p++)
+                b[p] = marlin_scaled(BITS, BF16, b[p], p / 2, z[2 * j + p / 2], s[2 * j + p / 2]);
 #pragma unroll
-                for (int p = 0; p < 4; p++)
-                    b[p] = marlin_scaled(BITS, BF16, b[p], p / 2, z[2 * j + p / 2], s[2 * j + p / 2]);
-#pragma unroll
-                for (int m = 0; m < MT; m++) {
-                    mma<BF16>(total[8 * m + 2 * j], x[m], b[0], b[1], total[8 * m + 2 * j]);
-                    mma<BF16>(total[8 * m + 2 * j + 1], x[m], b[2], b[3], total[8 * m + 2 * j + 1]);
-                }
+            for (int m = 0; m < MT; m++) {
+                mma<BF16>(total[8 * m + 2 * j], f[i % 2].x[m], b[0], b[1], total[8 * m + 2 * j]);
+                mma<BF16>(total[8 * m + 2 * j + 1], f[i % 2].x[m], b[2], b[3], total[8 * m + 2 * j + 1]);
             }
         }
     }
@@ -332,6 +362,13 @@ template <int BITS, int BF16, int ROWS, int SCALED> MARLIN_DEV void put_pair(con
     }
     row += row0;
     col += strip * 64;
+    if (!T && a.y_pairs && row < a.M && col + 1 < a.N) { /* the plain case, in one store */
+        if (a.y_f32)
+            *(floats2 *)((float *)a.y + row * a.ldy + col) = v;
+        else
+            *(uint32_t *)((uint16_t *)a.y + row * a.ldy + col) = marlin_pair(BF16, v.a, v.b);
+        return;
+    }
     put<BF16>(a, row, col, v.a);
     put<BF16>(a, row + T, col + !T, v.b);
 }
@@ -359,6 +396,45 @@ MARLIN_DEV bool is_last(const marlin_args &a, char *head, marlin_share share)
     return *flag != 0;
 }
 
+/* The sum over the blocks of a split tile, slots in order. Reads of SHARES blocks and PASSES_AT_ONCE passes are under way together: nothing else hides their way to L2. */
+template <int BITS, int BF16, int ROWS, int SCALED> MARLIN_DEV void sum_slots(const marlin_args &a, const marlin_cursor &c, marlin_share share)
+{
+    constexpr int PASSES = marlin_quads(ROWS) / 4, AT_ONCE = PASSES % 4 == 0 ? 4 : PASSES % 3 == 0 ? 3 : PASSES, SHARES = AT_ONCE > 2 ? 4 : 8;
+    const int warp = thread_id() / 32, lane = thread_id() % 32, wn = 1 << a.wn_log2, row0 = (slab_id() * a.grid.m_blocks + c.m) * ROWS;
+    for (int nw = 0; nw < wn; nw++)
+        for (int pass = 0; pass < PASSES; pass += AT_ONCE) {
+            floats2 v[AT_ONCE];
+#pragma unroll
+            for (int p = 0; p < AT_ONCE; p++)
+                v[p] = {0.0f, 0.0f};
+            for (int i = 0; i < share.count; i += SHARES) {
+                floats2 part[SHARES][AT_ONCE];
+#pragma unroll
+                for (int j = 0; j < SHARES; j++) {
+                    const float *from = slot_at(a, ROWS, marlin_slot(share, share.first + i + j), pass, nw);
+#pragma unroll
+                    for (int p = 0; p < AT_ONCE; p++) {
+                        part[j][p] = {0.0f, 0.0f};
+                        if (i + j < share.count)
+                            load_pair(from + ((p * MARLIN_WARPS * 64) << a.wn_log2), &part[j][p].a, &part[j][p].b);
+                    }
+                }
+#pragma unroll
+                for (int j = 0; j < SHARES; j++)
+#pragma unroll
+                    for (int p = 0; p < AT_ONCE; p++) {
+                        v[p].a += part[j][p].a;
+                        v[p].b += part[j][p].b;
+                    }
+            }
+#pragma unroll
+            for (int p = 0; p < AT_ONCE; p++) {
+                const int pair = 8 * (pass + p) + warp;
+                put_pair<BITS, BF16, ROWS, SCALED>(a, row0, c.n * wn + nw, pair, lane, v[p]);
+            }
+        }
+}
+
 /* Adds up the warps of a strip, 16 registers at a time: warp w of the block has pairs 8 * pass + w of every strip. Then the blocks, when the tile is split. */
 template <int BITS, int BF16, int ROWS, int SCALED>
 MARLIN_DEV void finish_tile(const marlin_args &a, char *head, const marlin_cursor &c, const float (&total)[marlin_quads(ROWS)][4])
@@ -368,49 +444,37 @@ MARLIN_DEV void finish_tile(const marlin_args &a, char *head, const marlin_curso
     const int row0 = (slab_id() * a.grid.m_blocks + c.m) * ROWS;
     const marlin_share share = marlin_tile_share(&a.grid, c);
     floats2 *red = (floats2 *)head;
-#pragma unroll
+#pragma unroll 1
     for (int pass = 0; pass < PASSES; pass++) {
         block_sync();
 #pragma unroll
-        for (int p = 0; p < 8; p++)
-            red[(warp * 8 + p) * 32 + lane] = {total[4 * pass + p / 2][p % 2 * 2], total[4 * pass + p / 2][p % 2 * 2 + 1]};
+        for (int s = 0; s < PASSES; s++)
+            if (s == pass)
+#pragma unroll
+                for (int p = 0; p < 8; p++)
+                    red[(warp * 8 + p) * 32 + lane] = {total[4 * s + p / 2][p % 2 * 2], total[4 * s + p / 2][p % 2 * 2 + 1]};
         block_sync();
-        int row, col;
-        marlin_pair_at(marlin_transposed(ROWS), 8 * pass + warp, lane, &row, &col);
-        if (row0 + row >= a.M)
-            continue;
-        for (int nw = 0; nw < wn; nw++) {
-            floats2 v = {0.0f, 0.0f};
-            for (int kw = 0; kw < wk; kw++) {
-                const floats2 p = red[((kw * wn + nw) * 8 + warp) * 32 + lane];
-                v.a += p.a;
-                v.b += p.b;
-            }
+        float *slot = slot_at(a, ROWS, marlin_slot(share, block_id()), pass, 0);
+        for (int nw = 0; nw < wn; nw++, slot += MARLIN_WARPS * 64) {
+            floats2 part[MARLIN_WARPS], v = {0.0f, 0.0f};
+#pragma unroll
+            for (int kw = 0; kw < MARLIN_WARPS; kw++)
+                if (kw < wk)
+                    part[kw] = red[((kw * wn + nw) * 8 + warp) * 32 + lane];
+#pragma unroll
+            for (int kw = 0; kw < MARLIN_WARPS; kw++)
+                if (kw < wk) {
+                    v.a += part[kw].a;
+                    v.b += part[kw].b;
+                }
             if (share.count == 1)
                 put_pair<BITS, BF16, ROWS, SCALED>(a, row0, c.n * wn + nw, 8 * pass + warp, lane, v);
             else
-                store_pair(slot_at(a, ROWS, marlin_slot(share, block_id()), pass, nw), v.a, v.b);
+                store_pair(slot, v.a, v.b);
         }
     }
-    if (share.count == 1 || !is_last(a, head, share))
-        return;
-    for (int pass = 0; pass < PASSES; pass++) {
-        int row, col;
-        marlin_pair_at(marlin_transposed(ROWS), 8 * pass + warp, lane, &row, &col);
-        if (row0 + row >= a.M)
-            continue;
-        for (int nw = 0; nw < wn; nw++) {
-            floats2 v = {0.0f, 0.0f};
-#pragma unroll 4
-            for (int i = 0; i < share.count; i++) {
-                floats2 p;
-                load_pair(slot_at(a, ROWS, marlin_slot(share, share.first + i), pass, nw), &p.a, &p.b);
-                v.a += p.a;
-                v.b += p.b;
-            }
-            put_pair<BITS, BF16, ROWS, SCALED>(a, row0, c.n * wn + nw, 8 * pass + warp, lane, v);
-        }
-    }
+    if (share.count > 1 && is_last(a, head, share))
+        sum_slots<BITS, BF16, ROWS, SCALED>(a, c, share);
 }
 
 /* ---- the kernel ---- */
@@ -418,77 +482,73 @@ MARLIN_DEV void finish_tile(const marlin_args &a, char *head, const marlin_curso
 template <int BITS, int BF16, int ROWS, int SCALED, int BLOCKS> MARLIN_KERNEL(MARLIN_THREADS, BLOCKS) marlin_kernel(const __grid_constant__ marlin_args a)
 {
     constexpr int Q = marlin_quads(ROWS);
-    const int warp = thread_id() / 32, lane = thread_id() % 32, wn = 1 << a.wn_log2, kw = warp >> a.wn_log2;
+    const int warp = thread_id() / 32, lane = thread_id() % 32, kw = warp >> a.wn_log2;
     const int stage_bytes = marlin_stage_bytes(BITS, ROWS, a.wn_log2, a.unit_shift, a.zeros != 0), scale_bytes = marlin_warp_scales(a.unit_shift, a.zeros != 0);
     char *const head = shared_memory(), *const ring = head + MARLIN_HEAD_BYTES;
     const int first = marlin_stripe(&a.grid, block_id()), units = marlin_stripe(&a.grid, block_id() + 1) - first, ahead = a.stages - 1;
 
     /* Fill the ring but for one stage. With a producer still running, codes and scales, which it does not make, come first. */
-    marlin_cursor next = marlin_cursor_at(&a.grid, first), at = next;
+    const marlin_cursor begin = marlin_cursor_at(&a.grid, first);
+    loader next = loader_at<BITS, ROWS>(a, begin);
     if (a.pdl) {
-        marlin_cursor c = next;
-        for (int i = 0; i < ahead && i < units; i++, marlin_cursor_next(&a.grid, &c))
-            load_codes<BITS>(a, ring + i * stage_bytes, c);
+        loader l = next;
+        for (int i = 0; i < ahead && i < units; i++, loader_next<BITS, ROWS>(a, &l))
+            load_codes<BITS>(a, ring + i * stage_bytes, l);
         wait_for_producer();
     }
-    int loaded = 0;
-    for (; loaded < ahead; loaded++) {
-        if (loaded < units) {
+    for (int i = 0; i < ahead; i++) {
+        if (i < units) {
             if (!a.pdl)
-                load_codes<BITS>(a, ring + loaded * stage_bytes, next);
-            load_x<BITS, ROWS>(a, ring + loaded * stage_bytes, next);
-            marlin_cursor_next(&a.grid, &next);
+                load_codes<BITS>(a, ring + i * stage_bytes, next);
+            load_x<BITS>(a, ring + i * stage_bytes, next);
+            loader_next<BITS, ROWS>(a, &next);
         }
         copy_commit();
     }
     if (units <= ahead)
         let_consumer_start();
 
+    /* Where a lane's row of X begins in a stage, for ldmatrix. */
+    constexpr bool T = marlin_transposed(ROWS);
+    const int row_bytes = 128 << (3 - a.wn_log2), x_row = T ? lane % 8 : lane % 16, x_at = ((T ? lane / 8 : lane / 16) ^ (lane & 7)) * 16;
+    const int x_begin = marlin_stage_codes(BITS) + MARLIN_WARPS * scale_bytes + x_row * row_bytes + kw * 128;
     float total[Q][4];
-#pragma unroll
-    for (int q = 0; q < Q; q++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            total[q][i] = 0.0f;
+    set_zero(total);
 
-    int slot = 0, refill = ahead;
-    for (int u = 0; u < units; u++) {
+    int k = begin.k;
+    for (int u = 0, slot = 0; u < units; u++, slot = slot + 1 == a.stages ? 0 : slot + 1) {
         /* Unit u has arrived for everyone, and everyone is through with unit u - 1, whose stage is filled again. */
         copy_wait(a.stages - 2);
         block_sync();
-        if (loaded < units) {
-            load_codes<BITS>(a, ring + refill * stage_bytes, next);
-            load_x<BITS, ROWS>(a, ring + refill * stage_bytes, next);
-            marlin_cursor_next(&a.grid, &next);
-            if (++loaded == units)
+        if (u + ahead < units) {
+            char *stage = ring + (slot ? slot - 1 : ahead) * stage_bytes;
+            load_codes<BITS>(a, stage, next);
+            load_x<BITS>(a, stage, next);
+            loader_next<BITS, ROWS>(a, &next);
+            if (u + ahead + 1 == units)
                 let_consumer_start();
         }
         copy_commit();
 
         const char *stage = ring + slot * stage_bytes;
-        if (at.k * (MARLIN_WARPS >> a.wn_log2) + kw < a.k_chunks && at.n * wn + (warp & (wn - 1)) < a.strips) {
+        if (k * (MARLIN_WARPS >> a.wn_log2) + kw < a.k_chunks) { /* a strip past the matrix is garbage that nobody sees */
             chunk c;
             c.codes = stage + warp * (marlin_chunk_words(BITS) * 4) + lane * 16;
             c.scales = stage + marlin_stage_codes(BITS) + warp * scale_bytes;
-            c.x = stage + marlin_stage_codes(BITS) + MARLIN_WARPS * scale_bytes;
+            c.x = stage + x_begin;
+            c.x_at = x_at;
+            c.row_bytes = row_bytes;
             c.lane = lane;
-            c.kw = kw;
             if constexpr (SCALED)
                 chunk_scaled<BITS, BF16, ROWS>(a, c, total);
             else
                 chunk_grouped<BITS, BF16, ROWS>(a, c, total);
         }
-        if (at.k == a.grid.k_steps - 1 || u == units - 1) {
-            finish_tile<BITS, BF16, ROWS, SCALED>(a, head, at, total);
-#pragma unroll
-            for (int q = 0; q < Q; q++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    total[q][i] = 0.0f;
+        if (++k == a.grid.k_steps || u == units - 1) {
+            finish_tile<BITS, BF16, ROWS, SCALED>(a, head, marlin_cursor_at(&a.grid, first + u), total);
+            set_zero(total);
+            k = 0;
         }
-        marlin_cursor_next(&a.grid, &at);
-        slot = slot + 1 == a.stages ? 0 : slot + 1;
-        refill = refill + 1 == a.stages ? 0 : refill + 1;
     }
 }
 

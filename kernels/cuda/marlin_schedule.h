@@ -23,7 +23,19 @@ MARLIN_FN int marlin_grid_fits(int64_t k_steps, int64_t n_tiles, int64_t m_block
     return k_steps * n_tiles <= INT32_MAX && k_steps * n_tiles * m_blocks <= INT32_MAX;
 }
 
-/* At most `most` blocks. */
+/* How many blocks, of at most `most`. When the tiles are fewer, and each can be cut into equal parts that are hardly longer than a stripe of all the blocks would be,
+ * as many as there are parts: then no block ends inside the part of another, and each finishes one tile only. */
+MARLIN_FN int marlin_blocks(int units, int k_steps, int tiles, int most)
+{
+    int parts, stripe = (units + most - 1) / most;
+    if (units < most)
+        return units;
+    for (parts = most / tiles; parts > 0; parts--)
+        if (k_steps % parts == 0)
+            return 8 * (k_steps / parts) <= 9 * stripe ? tiles * parts : most;
+    return most;
+}
+
 MARLIN_FN struct marlin_grid marlin_grid_of(int k_steps, int n_tiles, int m_blocks, int most)
 {
     struct marlin_grid g;
@@ -31,7 +43,7 @@ MARLIN_FN struct marlin_grid marlin_grid_of(int k_steps, int n_tiles, int m_bloc
     g.n_tiles = n_tiles;
     g.m_blocks = m_blocks;
     g.units = k_steps * n_tiles * m_blocks;
-    g.blocks = g.units < most ? g.units : most;
+    g.blocks = marlin_blocks(g.units, k_steps, n_tiles * m_blocks, most);
     g.base = g.units / g.blocks;
     g.rest = g.units % g.blocks;
     return g;

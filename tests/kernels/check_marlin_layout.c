@@ -103,12 +103,12 @@ static uint32_t word_with(int bits, int half, int hi, int lo, uint32_t code, uin
     return (rest & ~mask) | code << shift;
 }
 
-static void raw_of(int bits, int bf16, int half, uint32_t w, uint32_t out[4])
+static void pairs_of(int bits, int bf16, int scaled, int half, uint32_t w, uint32_t out[4])
 {
     if (bits == 4)
-        marlin_raw4(bf16, w, out);
+        marlin_pairs4(bf16, scaled, w, out);
     else
-        marlin_raw8(bf16, half ? 0 : w, half ? w : 0, out);
+        marlin_pairs8(bf16, scaled, half ? 0 : w, half ? w : 0, out);
 }
 
 static void every_code_every_trick(void **state)
@@ -121,14 +121,16 @@ static void every_code_every_trick(void **state)
             for (int lo = 0; lo < 2; lo++)
                 for (uint32_t rest = 0; rest != 2; rest++) {
                     uint32_t out[4];
-                    raw_of(bits, bf16, half, word_with(bits, half, hi, lo, code, 0 - rest), out);
+                    pairs_of(bits, bf16, 0, half, word_with(bits, half, hi, lo, code, 0 - rest), out);
                     float raw = marlin_half_get(bf16, out[2 * half + hi], lo);
                     float want = ((float)code + marlin_raw_offset(bits, bf16)) * marlin_raw_unit(bits, bf16, half);
                     assert_true(raw == want);
+                    pairs_of(bits, bf16, 1, half, word_with(bits, half, hi, lo, code, 0 - rest), out);
                     for (int zero = 0; zero <= 1 << bits; zero++)
                         for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
                             float scale = f16_to_f32(f32_to_f16(scales[s])), product;
-                            uint32_t got = marlin_scaled(bits, bf16, out[2 * half + hi], half, marlin_scaled_zero(bits, bf16, (float)zero, half), marlin_pair_of(bf16, scale));
+                            uint32_t pair = marlin_pair_of_f16(bf16, (uint32_t)f32_to_f16(scale) << 16 * lo, lo);
+                            uint32_t got = marlin_scaled(bits, bf16, out[2 * half + hi], half, marlin_scaled_zero(bits, bf16, (float)zero, half), pair);
                             if (bf16)
                                 scale = bf16_to_f32(f32_to_bf16(scale));
                             product = ((float)code - (float)zero) * scale;
