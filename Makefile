@@ -116,7 +116,7 @@ NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 CUDA_ARCHS ?= 80 90
 NVFLAGS = -std=c++17 -O3 -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
 OC := build/obj/cuda
-MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([01]\), \([12]\))$$/\1 \2 \3/p' kernels/cuda/marlin.def | tr ' \n' ': ')
+MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/marlin.def)
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(MARLIN_ROW_OBJ)
 MARLIN_HOST_OBJ := $(addprefix $(O)/,kernels/cuda/marlin_pack.o kernels/cuda/marlin_choose.o kernels/tensor.o pipeline/base/err.o)
@@ -129,7 +129,7 @@ define nvcc_compile
 	$(Q)$(NVCC) $(NVFLAGS) $(1) -MMD -MP -c -o $@ $<
 endef
 $(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def
-	$(call nvcc_compile,$(join -DMARLIN_INST_ROWS= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(subst :, ,$(filter $*:%,$(MARLIN_ROWS)))))
+	$(call nvcc_compile,$(join -DMARLIN_INST_ROWS= -DMARLIN_INST_WN= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $*:%,$(MARLIN_ROWS))))))
 $(OC)/%.o: %.cu
 	$(call nvcc_compile)
 $(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)

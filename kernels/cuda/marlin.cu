@@ -4,15 +4,15 @@
 #include "kernels/cuda/marlin_launch.h"
 #include "kernels/cuda/marlin_dequant.h"
 
-#define MARLIN(rows, scaled, blocks) extern "C" const void *marlin_rows##rows(int bits, int bf16);
+#define MARLIN(rows, wn_log2, scaled, blocks) extern "C" const void *marlin_rows##rows##_##wn_log2(int bits, int bf16);
 #include "kernels/cuda/marlin.def"
 #undef MARLIN
 
-static const void *kernel_of(int rows, int bits, int bf16)
+static const void *kernel_of(int rows, int wn_log2, int bits, int bf16)
 {
-    switch (rows) {
-#define MARLIN(rows, scaled, blocks) \
-    case rows: return marlin_rows##rows(bits, bf16);
+    switch (8 * rows + wn_log2) {
+#define MARLIN(rows, wn_log2, scaled, blocks) \
+    case 8 * rows + wn_log2: return marlin_rows##rows##_##wn_log2(bits, bf16);
 #include "kernels/cuda/marlin.def"
 #undef MARLIN
     }
@@ -32,14 +32,14 @@ static int attribute(int *out, cudaDeviceAttr which, int device, struct err *e)
 
 static int raise_shared(int bytes, struct err *e)
 {
-    static const int rows[] = {
-#define MARLIN(rows, scaled, blocks) rows,
+    static const int tiles[][2] = {
+#define MARLIN(rows, wn_log2, scaled, blocks) {rows, wn_log2},
 #include "kernels/cuda/marlin.def"
 #undef MARLIN
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
         for (int variant = 0; variant < 4; variant++) {
-            cudaError_t rc = cudaFuncSetAttribute(kernel_of(rows[i], variant & 1 ? 8 : 4, variant >> 1), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+            cudaError_t rc = cudaFuncSetAttribute(kernel_of(tiles[i][0], tiles[i][1], variant & 1 ? 8 : 4, variant >> 1), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
             if (rc != cudaSuccess)
                 return failed(rc, "cudaFuncSetAttribute", e);
         }
@@ -97,7 +97,7 @@ static int launch(const struct marlin_device *d, const struct marlin_call *call,
     lc.numAttrs = call->pdl && d->capability >= 90;
     a->pdl = (int)lc.numAttrs;
     void *params[] = {a};
-    cudaError_t rc = cudaLaunchKernelExC(&lc, kernel_of(c->rows, s->bits, call->act == MARLIN_BF16), params);
+    cudaError_t rc = cudaLaunchKernelExC(&lc, kernel_of(c->rows, c->wn_log2, s->bits, call->act == MARLIN_BF16), params);
     return rc == cudaSuccess ? 0 : failed(rc, "launch of kernel marlin", e);
 }
 

@@ -28,7 +28,6 @@ struct marlin_args {
     int y_f32, accumulate;
     int y_pairs;                    /* columns 2i, 2i + 1 of y can be stored together, as they are: aligned, nothing to add */
     int strips, k_chunks, unit_shift;
-    int wn_log2;                    /* warps side by side along N; the other 8 >> wn_log2 share K */
     int stages, pdl;
     struct marlin_grid grid;        /* of one slab: gridDim.y = grid.blocks, gridDim.x slabs of grid.m_blocks row blocks each */
     float *partial;                 /* [gridDim.x][2 * blocks][tile] */

@@ -60,10 +60,11 @@ struct loader {
     int x_to;              /* where the first goes */
 };
 
-template <int BITS, int ROWS> MARLIN_DEV void loader_tile(const marlin_args &a, loader *l)
+template <int BITS, int ROWS, int WN> MARLIN_DEV void loader_tile(const marlin_args &a, loader *l)
 {
-    const int wk_log2 = 3 - a.wn_log2, warp = thread_id() / 32;
-    const int kc = (l->at.k << wk_log2) + (warp >> a.wn_log2), strip = (l->at.n << a.wn_log2) + (warp & ((1 << a.wn_log2) - 1));
+    constexpr int wk_log2 = 3 - WN;
+    const int warp = thread_id() / 32;
+    const int kc = (l->at.k << wk_log2) + (warp >> WN), strip = (l->at.n << WN) + (warp & ((1 << WN) - 1));
     l->codes = a.codes + marlin_chunk(strip, kc, a.k_chunks) * marlin_chunk_words(BITS) + thread_id() % 32 * MARLIN_VECTOR_WORDS;
     const int row = thread_id() >> (3 + wk_log2), piece = thread_id() & ((8 << wk_log2) - 1), step = 32 >> wk_log2;
     const int row0 = (slab_id() * a.grid.m_blocks + l->at.m) * ROWS, left = (a.M - row0 < ROWS ? a.M - row0 : ROWS) - row;
@@ -71,30 +72,31 @@ template <int BITS, int ROWS> MARLIN_DEV void loader_tile(const marlin_args &a, 
     l->x = a.x + (int64_t)(row0 + row) * a.ldx + (l->at.k << (6 + wk_log2)) + piece * 8;
 }
 
-template <int BITS, int ROWS> MARLIN_DEV loader loader_at(const marlin_args &a, marlin_cursor at)
+template <int BITS, int ROWS, int WN> MARLIN_DEV loader loader_at(const marlin_args &a, marlin_cursor at)
 {
-    const int wk_log2 = 3 - a.wn_log2;
+    constexpr int wk_log2 = 3 - WN;
     loader l;
     l.at = at;
     l.x_to = marlin_x_at(thread_id() >> (3 + wk_log2), thread_id() & ((8 << wk_log2) - 1), 128 << wk_log2);
-    loader_tile<BITS, ROWS>(a, &l);
+    loader_tile<BITS, ROWS, WN>(a, &l);
     return l;
 }
 
-template <int BITS, int ROWS> MARLIN_DEV void loader_next(const marlin_args &a, loader *l)
+template <int BITS, int ROWS, int WN> MARLIN_DEV void loader_next(const marlin_args &a, loader *l)
 {
-    const int wk_log2 = 3 - a.wn_log2, tile = l->at.k == a.grid.k_steps - 1;
+    constexpr int wk_log2 = 3 - WN;
+    const int tile = l->at.k == a.grid.k_steps - 1;
     marlin_cursor_next(&a.grid, &l->at);
     l->codes += marlin_chunk_words(BITS) << wk_log2;
     l->x += 64 << wk_log2;
     if (tile)
-        loader_tile<BITS, ROWS>(a, l);
+        loader_tile<BITS, ROWS, WN>(a, l);
 }
 
-template <int BITS> MARLIN_DEV void load_codes(const marlin_args &a, char *stage, const loader &l)
+template <int BITS, int WN> MARLIN_DEV void load_codes(const marlin_args &a, char *stage, const loader &l)
 {
     const int warp = thread_id() / 32, lane = thread_id() % 32;
-    const int kc = (l.at.k << (3 - a.wn_log2)) + (warp >> a.wn_log2), strip = (l.at.n << a.wn_log2) + (warp & ((1 << a.wn_log2) - 1));
+    const int kc = (l.at.k << (3 - WN)) + (warp >> WN), strip = (l.at.n << WN) + (warp & ((1 << WN) - 1));
     if (kc >= a.k_chunks || strip >= a.strips)
         return;
     constexpr int PLANES = MARLIN_SLICES * (BITS / 4);
@@ -112,19 +114,22 @@ template <int BITS> MARLIN_DEV void load_codes(const marlin_args &a, char *stage
     }
 }
 
-template <int BITS> MARLIN_DEV void load_x(const marlin_args &a, char *stage, const loader &l)
+template <int BITS, int ROWS, int WN> MARLIN_DEV void load_x(const marlin_args &a, char *stage, const loader &l)
 {
-    const int wk_log2 = 3 - a.wn_log2, left = a.Kx - (l.at.k << (6 + wk_log2)) - (thread_id() & ((8 << wk_log2) - 1)) * 8;
+    constexpr int wk_log2 = 3 - WN;
+    const int left = a.Kx - (l.at.k << (6 + wk_log2)) - (thread_id() & ((8 << wk_log2) - 1)) * 8;
     char *to = stage + marlin_stage_codes(BITS) + MARLIN_WARPS * marlin_warp_scales(a.unit_shift, a.zeros != 0);
     const int64_t step = (int64_t)(32 >> wk_log2) * a.ldx;
     const uint16_t *from = l.x;
     const int flip = wk_log2 == 3 ? 64 : 0; /* pieces of a thread are 4 rows apart, otherwise multiples of 8: what changes in the swizzle */
     int at = l.x_to;
     if (left >= 8) {
-#pragma unroll 2
-        for (int i = 0; i < l.pieces; i++, from += step, at = (at + 4096) ^ flip)
-            copy16(to + at, from);
+#pragma unroll
+        for (int i = 0; i < ((ROWS << wk_log2) + 31) / 32; i++, from += step, at = (at + 4096) ^ flip)
+            if (i < l.pieces)
+                copy16(to + at, from);
     } else { /* across the end of K, or past it */
+#pragma unroll 1
         for (int i = 0; i < l.pieces; i++, from += step, at = (at + 4096) ^ flip)
             copy16_part(to + at, left > 0 ? from : a.x, left > 0 ? 2 * left : 0);
     }
@@ -195,18 +200,26 @@ MARLIN_DEV void settle(const marlin_args &a, const char *scales, int lane, int p
     for (int parity = 0; parity < (T ? 1 : 2); parity++) {
         const int at = T ? lane / 4 * 16 : lane % 4 * 32 + parity * 16;
         const words4 s = *(const words4 *)(scales + at);
-        words4 z;
-        if (a.zeros)
-            z = *(const words4 *)(zeros + at);
+        if (a.zeros) {
+            const words4 z = *(const words4 *)(zeros + at);
 #pragma unroll
-        for (int q = 0; q < marlin_quads(ROWS) / PARTS; q++)
+            for (int q = 0; q < marlin_quads(ROWS) / PARTS; q++)
 #pragma unroll
-            for (int i = parity; i < 4; i += T ? 1 : 2) {
-                const int block = BLOCKS * part + q % BLOCKS, word = T ? q : block / 2, high = T ? i / 2 : block % 2;
-                const float x = sx[T ? 0 : q / BLOCKS][T ? i % 2 : i / 2 * 2] * unit[high];
-                const float zero = a.zeros ? marlin_f16(z.w[word], high) + offset : by;
-                total[T ? q : q / BLOCKS * 8 + block][i] += marlin_f16(s.w[word], high) * (sum[q][i] - zero * x);
-            }
+                for (int i = parity; i < 4; i += T ? 1 : 2) {
+                    const int block = BLOCKS * part + q % BLOCKS, word = T ? q : block / 2, high = T ? i / 2 : block % 2;
+                    const float x = sx[T ? 0 : q / BLOCKS][T ? i % 2 : i / 2 * 2] * unit[high];
+                    total[T ? q : q / BLOCKS * 8 + block][i] += marlin_f16(s.w[word], high) * (sum[q][i] - (marlin_f16(z.w[word], high) + offset) * x);
+                }
+        } else {
+#pragma unroll
+            for (int q = 0; q < marlin_quads(ROWS) / PARTS; q++)
+#pragma unroll
+                for (int i = parity; i < 4; i += T ? 1 : 2) {
+                    const int block = BLOCKS * part + q % BLOCKS, word = T ? q : block / 2, high = T ? i / 2 : block % 2;
+                    const float x = sx[T ? 0 : q / BLOCKS][T ? i % 2 : i / 2 * 2] * unit[high];
+                    total[T ? q : q / BLOCKS * 8 + block][i] += marlin_f16(s.w[word], high) * (sum[q][i] - by * x);
+                }
+        }
     }
 }
 
@@ -374,10 +387,10 @@ template <int BITS, int BF16, int ROWS, int SCALED> MARLIN_DEV void put_pair(con
 }
 
 /* Where a pair of a split tile waits for the others. */
-MARLIN_DEV float *slot_at(const marlin_args &a, int rows, int slot, int pass, int nw)
+template <int ROWS, int WN> MARLIN_DEV float *slot_at(const marlin_args &a, int slot, int pass, int nw)
 {
     const int64_t number = (int64_t)slab_id() * 2 * a.grid.blocks + slot;
-    return a.partial + number * marlin_slot_floats(rows, a.wn_log2) + ((((pass << a.wn_log2) + nw) * MARLIN_WARPS + thread_id() / 32) * 32 + thread_id() % 32) * 2;
+    return a.partial + number * marlin_slot_floats(ROWS, WN) + ((((pass << WN) + nw) * MARLIN_WARPS + thread_id() / 32) * 32 + thread_id() % 32) * 2;
 }
 
 /* Counts the block in; true in all threads of the last one. */
@@ -396,51 +409,48 @@ MARLIN_DEV bool is_last(const marlin_args &a, char *head, marlin_share share)
     return *flag != 0;
 }
 
-/* The sum over the blocks of a split tile, slots in order. Reads of SHARES blocks and PASSES_AT_ONCE passes are under way together: nothing else hides their way to L2. */
-template <int BITS, int BF16, int ROWS, int SCALED> MARLIN_DEV void sum_slots(const marlin_args &a, const marlin_cursor &c, marlin_share share)
+/* The sum over the blocks of a split tile, slots in order. Reads of up to SHARES blocks are under way together: nothing else hides their way to L2. */
+template <int BITS, int BF16, int ROWS, int WN, int SCALED> MARLIN_DEV void sum_slots(const marlin_args &a, const marlin_cursor &c, marlin_share share)
 {
-    constexpr int PASSES = marlin_quads(ROWS) / 4, AT_ONCE = PASSES % 4 == 0 ? 4 : PASSES % 3 == 0 ? 3 : PASSES, SHARES = AT_ONCE > 2 ? 4 : 8;
-    const int warp = thread_id() / 32, lane = thread_id() % 32, wn = 1 << a.wn_log2, row0 = (slab_id() * a.grid.m_blocks + c.m) * ROWS;
-    for (int nw = 0; nw < wn; nw++)
-        for (int pass = 0; pass < PASSES; pass += AT_ONCE) {
-            floats2 v[AT_ONCE];
+    constexpr int PASSES = marlin_quads(ROWS) / 4, SHARES = PASSES > 4 ? 4 : 8;
+    const int warp = thread_id() / 32, lane = thread_id() % 32, wn = 1 << WN, row0 = (slab_id() * a.grid.m_blocks + c.m) * ROWS;
+    for (int nw = 0; nw < wn; nw++) {
+        floats2 v[PASSES];
 #pragma unroll
-            for (int p = 0; p < AT_ONCE; p++)
-                v[p] = {0.0f, 0.0f};
-            for (int i = 0; i < share.count; i += SHARES) {
-                floats2 part[SHARES][AT_ONCE];
+        for (int pass = 0; pass < PASSES; pass++)
+            v[pass] = {0.0f, 0.0f};
+        for (int i = 0; i < share.count; i += SHARES) {
+            floats2 part[SHARES][PASSES];
 #pragma unroll
-                for (int j = 0; j < SHARES; j++) {
-                    const float *from = slot_at(a, ROWS, marlin_slot(share, share.first + i + j), pass, nw);
+            for (int j = 0; j < SHARES; j++) {
+                const float *from = slot_at<ROWS, WN>(a, marlin_slot(share, share.first + i + j), 0, nw);
 #pragma unroll
-                    for (int p = 0; p < AT_ONCE; p++) {
-                        part[j][p] = {0.0f, 0.0f};
-                        if (i + j < share.count)
-                            load_pair(from + ((p * MARLIN_WARPS * 64) << a.wn_log2), &part[j][p].a, &part[j][p].b);
-                    }
+                for (int pass = 0; pass < PASSES; pass++) {
+                    part[j][pass] = {0.0f, 0.0f};
+                    if (i + j < share.count)
+                        load_pair(from + (pass * MARLIN_WARPS * 64 << WN), &part[j][pass].a, &part[j][pass].b);
                 }
-#pragma unroll
-                for (int j = 0; j < SHARES; j++)
-#pragma unroll
-                    for (int p = 0; p < AT_ONCE; p++) {
-                        v[p].a += part[j][p].a;
-                        v[p].b += part[j][p].b;
-                    }
             }
 #pragma unroll
-            for (int p = 0; p < AT_ONCE; p++) {
-                const int pair = 8 * (pass + p) + warp;
-                put_pair<BITS, BF16, ROWS, SCALED>(a, row0, c.n * wn + nw, pair, lane, v[p]);
-            }
+            for (int j = 0; j < SHARES; j++)
+#pragma unroll
+                for (int pass = 0; pass < PASSES; pass++) {
+                    v[pass].a += part[j][pass].a;
+                    v[pass].b += part[j][pass].b;
+                }
         }
+#pragma unroll
+        for (int pass = 0; pass < PASSES; pass++)
+            put_pair<BITS, BF16, ROWS, SCALED>(a, row0, c.n * wn + nw, 8 * pass + warp, lane, v[pass]);
+    }
 }
 
 /* Adds up the warps of a strip, 16 registers at a time: warp w of the block has pairs 8 * pass + w of every strip. Then the blocks, when the tile is split. */
-template <int BITS, int BF16, int ROWS, int SCALED>
+template <int BITS, int BF16, int ROWS, int WN, int SCALED>
 MARLIN_DEV void finish_tile(const marlin_args &a, char *head, const marlin_cursor &c, const float (&total)[marlin_quads(ROWS)][4])
 {
-    constexpr int PASSES = marlin_quads(ROWS) / 4;
-    const int warp = thread_id() / 32, lane = thread_id() % 32, wn = 1 << a.wn_log2, wk = MARLIN_WARPS >> a.wn_log2;
+    constexpr int PASSES = marlin_quads(ROWS) / 4, WARPS_N = 1 << WN;
+    const int warp = thread_id() / 32, lane = thread_id() % 32;
     const int row0 = (slab_id() * a.grid.m_blocks + c.m) * ROWS;
     const marlin_share share = marlin_tile_share(&a.grid, c);
     floats2 *red = (floats2 *)head;
@@ -454,54 +464,54 @@ MARLIN_DEV void finish_tile(const marlin_args &a, char *head, const marlin_curso
                 for (int p = 0; p < 8; p++)
                     red[(warp * 8 + p) * 32 + lane] = {total[4 * s + p / 2][p % 2 * 2], total[4 * s + p / 2][p % 2 * 2 + 1]};
         block_sync();
-        float *slot = slot_at(a, ROWS, marlin_slot(share, block_id()), pass, 0);
-        for (int nw = 0; nw < wn; nw++, slot += MARLIN_WARPS * 64) {
-            floats2 part[MARLIN_WARPS], v = {0.0f, 0.0f};
+        floats2 v[WARPS_N];
 #pragma unroll
-            for (int kw = 0; kw < MARLIN_WARPS; kw++)
-                if (kw < wk)
-                    part[kw] = red[((kw * wn + nw) * 8 + warp) * 32 + lane];
+        for (int nw = 0; nw < WARPS_N; nw++) {
+            v[nw] = {0.0f, 0.0f};
 #pragma unroll
-            for (int kw = 0; kw < MARLIN_WARPS; kw++)
-                if (kw < wk) {
-                    v.a += part[kw].a;
-                    v.b += part[kw].b;
-                }
-            if (share.count == 1)
-                put_pair<BITS, BF16, ROWS, SCALED>(a, row0, c.n * wn + nw, 8 * pass + warp, lane, v);
-            else
-                store_pair(slot, v.a, v.b);
+            for (int kw = 0; kw < MARLIN_WARPS / WARPS_N; kw++) {
+                const floats2 p = red[((kw * WARPS_N + nw) * 8 + warp) * 32 + lane];
+                v[nw].a += p.a;
+                v[nw].b += p.b;
+            }
         }
+        float *slot = slot_at<ROWS, WN>(a, marlin_slot(share, block_id()), pass, 0);
+#pragma unroll
+        for (int nw = 0; nw < WARPS_N; nw++)
+            if (share.count == 1)
+                put_pair<BITS, BF16, ROWS, SCALED>(a, row0, c.n * WARPS_N + nw, 8 * pass + warp, lane, v[nw]);
+            else
+                store_pair(slot + nw * (MARLIN_WARPS * 64), v[nw].a, v[nw].b);
     }
     if (share.count > 1 && is_last(a, head, share))
-        sum_slots<BITS, BF16, ROWS, SCALED>(a, c, share);
+        sum_slots<BITS, BF16, ROWS, WN, SCALED>(a, c, share);
 }
 
 /* ---- the kernel ---- */
 
-template <int BITS, int BF16, int ROWS, int SCALED, int BLOCKS> MARLIN_KERNEL(MARLIN_THREADS, BLOCKS) marlin_kernel(const __grid_constant__ marlin_args a)
+template <int BITS, int BF16, int ROWS, int WN, int SCALED, int BLOCKS> MARLIN_KERNEL(MARLIN_THREADS, BLOCKS) marlin_kernel(const __grid_constant__ marlin_args a)
 {
     constexpr int Q = marlin_quads(ROWS);
-    const int warp = thread_id() / 32, lane = thread_id() % 32, kw = warp >> a.wn_log2;
-    const int stage_bytes = marlin_stage_bytes(BITS, ROWS, a.wn_log2, a.unit_shift, a.zeros != 0), scale_bytes = marlin_warp_scales(a.unit_shift, a.zeros != 0);
+    const int warp = thread_id() / 32, lane = thread_id() % 32, kw = warp >> WN;
+    const int stage_bytes = marlin_stage_bytes(BITS, ROWS, WN, a.unit_shift, a.zeros != 0), scale_bytes = marlin_warp_scales(a.unit_shift, a.zeros != 0);
     char *const head = shared_memory(), *const ring = head + MARLIN_HEAD_BYTES;
     const int first = marlin_stripe(&a.grid, block_id()), units = marlin_stripe(&a.grid, block_id() + 1) - first, ahead = a.stages - 1;
 
     /* Fill the ring but for one stage. With a producer still running, codes and scales, which it does not make, come first. */
     const marlin_cursor begin = marlin_cursor_at(&a.grid, first);
-    loader next = loader_at<BITS, ROWS>(a, begin);
+    loader next = loader_at<BITS, ROWS, WN>(a, begin);
     if (a.pdl) {
         loader l = next;
-        for (int i = 0; i < ahead && i < units; i++, loader_next<BITS, ROWS>(a, &l))
-            load_codes<BITS>(a, ring + i * stage_bytes, l);
+        for (int i = 0; i < ahead && i < units; i++, loader_next<BITS, ROWS, WN>(a, &l))
+            load_codes<BITS, WN>(a, ring + i * stage_bytes, l);
         wait_for_producer();
     }
     for (int i = 0; i < ahead; i++) {
         if (i < units) {
             if (!a.pdl)
-                load_codes<BITS>(a, ring + i * stage_bytes, next);
-            load_x<BITS>(a, ring + i * stage_bytes, next);
-            loader_next<BITS, ROWS>(a, &next);
+                load_codes<BITS, WN>(a, ring + i * stage_bytes, next);
+            load_x<BITS, ROWS, WN>(a, ring + i * stage_bytes, next);
+            loader_next<BITS, ROWS, WN>(a, &next);
         }
         copy_commit();
     }
@@ -510,7 +520,7 @@ template <int BITS, int BF16, int ROWS, int SCALED, int BLOCKS> MARLIN_KERNEL(MA
 
     /* Where a lane's row of X begins in a stage, for ldmatrix. */
     constexpr bool T = marlin_transposed(ROWS);
-    const int row_bytes = 128 << (3 - a.wn_log2), x_row = T ? lane % 8 : lane % 16, x_at = ((T ? lane / 8 : lane / 16) ^ (lane & 7)) * 16;
+    const int row_bytes = 128 << (3 - WN), x_row = T ? lane % 8 : lane % 16, x_at = ((T ? lane / 8 : lane / 16) ^ (lane & 7)) * 16;
     const int x_begin = marlin_stage_codes(BITS) + MARLIN_WARPS * scale_bytes + x_row * row_bytes + kw * 128;
     float total[Q][4];
     set_zero(total);
@@ -522,16 +532,16 @@ template <int BITS, int BF16, int ROWS, int SCALED, int BLOCKS> MARLIN_KERNEL(MA
         block_sync();
         if (u + ahead < units) {
             char *stage = ring + (slot ? slot - 1 : ahead) * stage_bytes;
-            load_codes<BITS>(a, stage, next);
-            load_x<BITS>(a, stage, next);
-            loader_next<BITS, ROWS>(a, &next);
+            load_codes<BITS, WN>(a, stage, next);
+            load_x<BITS, ROWS, WN>(a, stage, next);
+            loader_next<BITS, ROWS, WN>(a, &next);
             if (u + ahead + 1 == units)
                 let_consumer_start();
         }
         copy_commit();
 
         const char *stage = ring + slot * stage_bytes;
-        if (k * (MARLIN_WARPS >> a.wn_log2) + kw < a.k_chunks) { /* a strip past the matrix is garbage that nobody sees */
+        if (k * (MARLIN_WARPS >> WN) + kw < a.k_chunks) { /* a strip past the matrix is garbage that nobody sees */
             chunk c;
             c.codes = stage + warp * (marlin_chunk_words(BITS) * 4) + lane * 16;
             c.scales = stage + marlin_stage_codes(BITS) + warp * scale_bytes;
@@ -545,7 +555,7 @@ template <int BITS, int BF16, int ROWS, int SCALED, int BLOCKS> MARLIN_KERNEL(MA
                 chunk_grouped<BITS, BF16, ROWS>(a, c, total);
         }
         if (++k == a.grid.k_steps || u == units - 1) {
-            finish_tile<BITS, BF16, ROWS, SCALED>(a, head, marlin_cursor_at(&a.grid, first + u), total);
+            finish_tile<BITS, BF16, ROWS, WN, SCALED>(a, head, marlin_cursor_at(&a.grid, first + u), total);
             set_zero(total);
             k = 0;
         }

@@ -360,14 +360,14 @@ static int by_pdl(const void *a, const void *b)
 
 static void tune_row(struct bench *b, int64_t M)
 {
-    static const int rows[] = {8, 16, 32, 48, 64}, depths[] = {3, 4, 5, 6, 8};
+    static const int rows[] = {8, 16, 32, 48, 64}, depths[] = {2, 3, 4, 6};
     static struct tried all[256];
     int n = 0;
     b->M = M;
     for (int r = 0; r < 5; r++)
         for (int wn = 0; wn < 4; wn++)
             for (int blocks = 1; blocks <= 2; blocks++)
-                for (int s = 0; s < 5; s++) {
+                for (int s = 0; s < 4; s++) {
                     struct tried t = {{rows[r], wn, depths[s], blocks, false}, 0, 0};
                     if (rows[r] > 16 && rows[r] >= M + 32) /* much taller than needed */
                         continue;

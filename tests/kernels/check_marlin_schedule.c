@@ -150,7 +150,7 @@ static void bad_configs(void **state)
     assert_int_equal(marlin_config_check(&devices[2], &s, 1, &c, &e), -ERR_UNSUPPORTED);
     c.rows = 24;
     assert_int_equal(marlin_config_check(&devices[2], &s, 1, &c, &e), -ERR_UNSUPPORTED);
-    assert_string_equal(e.text, "kernel marlin has no tile of 24 rows");
+    assert_string_equal(e.text, "kernel marlin has no tile of 24 rows by 64 columns");
     struct marlin_device old = devices[0];
     old.capability = 75;
     assert_int_equal(marlin_config_check(&old, &s, 1, &c, &e), -ERR_UNSUPPORTED);

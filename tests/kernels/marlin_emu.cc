@@ -255,12 +255,12 @@ static void run_block()
     }
 }
 
-static kernel_fn *kernel_of(int bits, int bf16, int rows)
+static kernel_fn *kernel_of(int bits, int bf16, int rows, int wn_log2)
 {
-#define MARLIN(r, scaled, blocks)                                                                                                                      \
-    if (rows == r)                                                                                                                                     \
-        return bits == 4 ? (bf16 ? marlin_kernel<4, 1, r, scaled, blocks> : marlin_kernel<4, 0, r, scaled, blocks>)                                    \
-                         : (bf16 ? marlin_kernel<8, 1, r, scaled, blocks> : marlin_kernel<8, 0, r, scaled, blocks>);
+#define MARLIN(r, wn, scaled, blocks)                                                                                                                    \
+    if (rows == r && wn_log2 == wn)                                                                                                                                     \
+        return bits == 4 ? (bf16 ? marlin_kernel<4, 1, r, wn, scaled, blocks> : marlin_kernel<4, 0, r, wn, scaled, blocks>)                                    \
+                         : (bf16 ? marlin_kernel<8, 1, r, wn, scaled, blocks> : marlin_kernel<8, 0, r, wn, scaled, blocks>);
 #include "kernels/cuda/marlin.def"
 #undef MARLIN
     return NULL;
@@ -270,7 +270,7 @@ extern "C" int marlin_emulate(const struct emu_launch *l)
 {
     launch = l;
     random_state = l->seed;
-    kernel = kernel_of(l->bits, l->bf16, l->rows);
+    kernel = kernel_of(l->bits, l->bf16, l->rows, l->wn_log2);
     if (!kernel)
         return -1;
     shared = (char *)aligned_alloc(128, (l->shared_bytes + 127) / 128 * 128);

@@ -16,7 +16,7 @@ struct emu_range {
 
 struct emu_launch {
     const struct marlin_args *args;
-    int bits, bf16, rows, slabs;
+    int bits, bf16, rows, wn_log2, slabs;
     size_t shared_bytes;
     uint64_t seed;  /* order of warps and of blocks */
     int late;       /* data of a cp.async comes when its group is waited for; otherwise at once */
