@@ -7,8 +7,8 @@ OPT   ?=
 PREFIX ?= /usr/local
 ARGS  ?=
 
-DEBS := gcc libc6-dev pkg-config libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev libxxhash-dev \
-        libarchive-dev libgit2-dev libssl-dev perl strace python3 g++
+DEBS := gcc g++ libc6-dev pkg-config libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev libxxhash-dev \
+        libarchive-dev libgit2-dev libssl-dev perl strace python3
 
 ifeq ($(filter $(MODE),release debug asan tsan cov),)
 $(error MODE must be release, debug, asan, tsan or cov, not '$(MODE)')
@@ -46,6 +46,7 @@ LIBS = $(PKG_LIBS) -lm -ldl -pthread -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/..
 
 SRC_LIB := $(wildcard pipeline/*.c pipeline/base/*.c cache/*.c stages/*.c stages/*/*.c kernels/*.c)
 SRC_CMD := $(wildcard cmd/*.c)
+SRC_LIB += kernels/cuda/marlin_pack.c kernels/cuda/marlin_choose.c
 SRC_CPU := $(wildcard kernels/cpu/*.c)
 ISAS := scalar avx2 avx512
 # A sanitizer's checks in unrolled loops take -O3 minutes and 700 MB a file: those builds are -O1, and kernels/cpu/simd.h unrolls nothing in them.
@@ -65,13 +66,14 @@ CUDA_HOME := $(abspath $(dir $(realpath $(NVCC)))/..)
 CUDA_ARCH ?= 80 86 89 90 100 120
 GENCODE := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 NVCC_FLAGS := -std=c++17 -O3 -fmad=false -I. $(GENCODE) -Xptxas -v -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
-PLUGIN_HOST := $(wildcard kernels/cuda/*.c) kernels/select.c kernels/tensor.c pipeline/base/err.c
-OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(patsubst %.cu,$(O)/%.cu.o,$(wildcard kernels/cuda/*.cu))
+PLUGIN_HOST := $(filter-out kernels/cuda/marlin%,$(wildcard kernels/cuda/*.c)) kernels/select.c kernels/tensor.c pipeline/base/err.c
+PLUGIN_CU := $(filter-out kernels/cuda/marlin%,$(wildcard kernels/cuda/*.cu))
+OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(PLUGIN_CU:%.cu=$(O)/%.cu.o)
 
 # The same sources for a device that is this processor (tests/emu), beside a second name of the program.
 EMU := $(B)/emu/libgptqpipe_cuda.so
 EMU_FLAGS := -O2 -g -ffp-contract=off -fno-strict-aliasing -fPIC -fvisibility=hidden -Itests/emu/include -I. -Wall -Wextra -Wno-unknown-pragmas -Wno-format-truncation -Werror
-OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(patsubst %.cu,$(O)/emu/%.cu.o,$(wildcard kernels/cuda/*.cu)) $(O)/emu/tests/emu/emu.o
+OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(PLUGIN_CU:%.cu=$(O)/emu/%.cu.o) $(O)/emu/tests/emu/emu.o
 GPU_CHECKS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/gpu/check_*.c tests/gpu/bench_*.c))
 
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c tests/kernels/check_*.c))
@@ -163,6 +165,47 @@ $(B)/tests/gpu/%: $(O)/tests/gpu/%.o $(LIB)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $< $(LIB) -Wl,--as-needed $(LIBS)
 
+# The Marlin kernel thread by thread on the CPU.
+CXX ?= c++
+$(O)/tests/kernels/marlin_emu.o: tests/kernels/marlin_emu.cc $(STAMP)
+	@mkdir -p $(@D)
+	@echo "  CXX   $@"
+	$(Q)$(CXX) -std=c++17 -I. -g -O2 -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -Werror -MMD -MP -c -o $@ $<
+-include $(O)/tests/kernels/marlin_emu.d
+$(B)/tests/kernels/check_marlin_emu: $(O)/tests/kernels/marlin_emu.o
+$(B)/tests/kernels/check_marlin_emu: LIBS += $(O)/tests/kernels/marlin_emu.o -lstdc++
+
+# The Marlin kernel, not yet in the plug-in: programs that test and time it on a device, each with all it needs linked in.
+CUDA_ARCHS ?= 80 90
+NVFLAGS = -std=c++17 -O3 -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
+OC := build/obj/cuda
+MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/marlin.def)
+MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
+MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(MARLIN_ROW_OBJ)
+MARLIN_HOST_OBJ := $(addprefix $(O)/,kernels/cuda/marlin_pack.o kernels/cuda/marlin_choose.o kernels/tensor.o pipeline/base/err.o)
+GPU_TESTS := $(patsubst tests/gpu/%.cu,build/cuda/%,$(wildcard tests/gpu/check_*.cu))
+GPU_BENCHES := $(patsubst tests/bench/%.cu,build/cuda/%,$(wildcard tests/bench/bench_*.cu))
+.PHONY: gpu-programs
+define nvcc_compile
+	@mkdir -p $(@D)
+	@echo "  NVCC  $@"
+	$(Q)$(NVCC) $(NVFLAGS) $(1) -MMD -MP -c -o $@ $<
+endef
+$(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def
+	$(call nvcc_compile,$(join -DMARLIN_INST_ROWS= -DMARLIN_INST_WN= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $*:%,$(MARLIN_ROWS))))))
+$(OC)/%.o: %.cu
+	$(call nvcc_compile)
+$(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
+	@mkdir -p $(@D)
+	@echo "  NVLD  $@"
+	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
+$(GPU_BENCHES): build/cuda/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
+	@mkdir -p $(@D)
+	@echo "  NVLD  $@"
+	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
+-include $(MARLIN_OBJ:.o=.d) $(GPU_TESTS:build/cuda/%=$(OC)/tests/gpu/%.d) $(GPU_BENCHES:build/cuda/%=$(OC)/tests/bench/%.d)
+gpu-programs: $(GPU_TESTS) $(GPU_BENCHES) ## build check_marlin and bench_marlin for a GPU (nvcc)
+
 deps: ## install the Debian packages that the build and the tests need
 	$(Q)missing=; for p in $(DEBS); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "  APT  $$missing"; apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing >/dev/null; fi
@@ -177,13 +220,15 @@ check: deps ## install what is missing, build, run the tests
 test-build: all $(UNIT) $(GPU_CHECKS) $(EMU) $(B)/emu/gptqpipe
 
 test: test-build ## unit, kernel and command-line tests
-	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t)
+	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t tests/cuda/*.t)
 
-test-gpu: all $(GPU_CHECKS) ## what a GPU computes, against the CPU and golden data; skips by name without one
+test-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS)) ## what a GPU computes, against the CPU, f64 and golden data; skips by name without one
 	$(Q)tests/gpu/run.sh $(B)
+	$(Q)$(if $(HAVE_CUDA),for t in $(GPU_TESTS); do $$t $(ARGS) || exit 1; done)
 
-bench-gpu: all $(GPU_CHECKS) ## speed on a GPU, as share of its measured bandwidth
+bench-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_BENCHES)) ## speed on a GPU, as share of its measured bandwidth
 	$(Q)for b in $(filter $(B)/tests/gpu/bench_%,$(GPU_CHECKS)); do $$b $(B)/libgptqpipe_cuda.so || exit 1; done
+	$(Q)$(if $(HAVE_CUDA),for b in $(GPU_BENCHES); do $$b $(ARGS) || exit 1; done)
 
 dist: all $(GPU_CHECKS) ## a tarball that runs on another x86-64 Linux: program, plug-in, libraries, quickstart, GPU tests
 	$(Q)tests/gpu/dist.sh $(B)

@@ -1,0 +1,148 @@
+/* Host side of the kernel: properties of the device, arguments, launches. */
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/marlin_launch.h"
+#include "kernels/cuda/marlin_dequant.h"
+
+#define MARLIN(rows, wn_log2, scaled, blocks) extern "C" const void *marlin_rows##rows##_##wn_log2(int bits, int bf16);
+#include "kernels/cuda/marlin.def"
+#undef MARLIN
+
+static const void *kernel_of(int rows, int wn_log2, int bits, int bf16)
+{
+    switch (8 * rows + wn_log2) {
+#define MARLIN(rows, wn_log2, scaled, blocks) \
+    case 8 * rows + wn_log2: return marlin_rows##rows##_##wn_log2(bits, bf16);
+#include "kernels/cuda/marlin.def"
+#undef MARLIN
+    }
+    return NULL;
+}
+
+static int failed(cudaError_t rc, const char *what, struct err *e)
+{
+    return err_set(e, ERR_DEVICE, "%s: %s (%s)", what, cudaGetErrorString(rc), cudaGetErrorName(rc));
+}
+
+static int attribute(int *out, cudaDeviceAttr which, int device, struct err *e)
+{
+    cudaError_t rc = cudaDeviceGetAttribute(out, which, device);
+    return rc == cudaSuccess ? 0 : failed(rc, "cudaDeviceGetAttribute", e);
+}
+
+static int raise_shared(int bytes, struct err *e)
+{
+    static const int tiles[][2] = {
+#define MARLIN(rows, wn_log2, scaled, blocks) {rows, wn_log2},
+#include "kernels/cuda/marlin.def"
+#undef MARLIN
+    };
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
+        for (int variant = 0; variant < 4; variant++) {
+            cudaError_t rc = cudaFuncSetAttribute(kernel_of(tiles[i][0], tiles[i][1], variant & 1 ? 8 : 4, variant >> 1), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+            if (rc != cudaSuccess)
+                return failed(rc, "cudaFuncSetAttribute", e);
+        }
+    return 0;
+}
+
+extern "C" int marlin_device_open(struct marlin_device *d, struct err *e)
+{
+    int device, major, minor, rc;
+    cudaError_t got = cudaGetDevice(&device);
+    if (got != cudaSuccess)
+        return failed(got, "cudaGetDevice", e);
+    if ((rc = attribute(&major, cudaDevAttrComputeCapabilityMajor, device, e)) || (rc = attribute(&minor, cudaDevAttrComputeCapabilityMinor, device, e)) ||
+        (rc = attribute(&d->sms, cudaDevAttrMultiProcessorCount, device, e)) || (rc = attribute(&d->block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device, e)) ||
+        (rc = attribute(&d->sm_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device, e)))
+        return rc;
+    d->capability = 10 * major + minor;
+    if (d->capability < 80)
+        return err_set(e, ERR_UNSUPPORTED, "kernel marlin needs compute capability 8.0, the device has %d.%d", major, minor);
+    return raise_shared(d->block_shared, e);
+}
+
+static int check_call(const struct marlin_device *d, const struct marlin_call *call, const struct marlin_config *c, struct err *e)
+{
+    const struct marlin_shape *s = call->shape;
+    int rc = marlin_config_check(d, s, call->M, c, e);
+    if (rc)
+        return rc;
+    if (call->ldx < s->Kx || call->ldx % 8 || (uintptr_t)call->x % 16)
+        return err_set(e, ERR_SHAPE, "kernel marlin: X at %p with rows of %lld elements is not aligned to 16 bytes, or shorter than K=%lld", call->x, (long long)call->ldx,
+                       (long long)s->Kx);
+    if (call->ldy < s->N)
+        return err_set(e, ERR_SHAPE, "kernel marlin: rows of Y hold %lld elements, N is %lld", (long long)call->ldy, (long long)s->N);
+    if (!call->weight.zeros != !s->zero_table)
+        return err_set(e, ERR_SHAPE, "kernel marlin: zeros are %s", s->zero_table ? "missing" : "given, but the matrix has one zero");
+    size_t need = marlin_workspace_bytes(d, s, call->M, c);
+    if (call->workspace_bytes < need)
+        return err_set(e, ERR_NOMEM, "kernel marlin: workspace of %zu bytes, %zu needed", call->workspace_bytes, need);
+    return 0;
+}
+
+static int launch(const struct marlin_device *d, const struct marlin_call *call, const struct marlin_config *c, struct marlin_args *a, int slabs, cudaStream_t stream,
+                  struct err *e)
+{
+    const struct marlin_shape *s = call->shape;
+    cudaLaunchAttribute attr = {};
+    attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attr.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t lc = {};
+    lc.gridDim = dim3((unsigned)slabs, (unsigned)a->grid.blocks);
+    lc.blockDim = dim3(MARLIN_THREADS);
+    lc.dynamicSmemBytes = marlin_shared_bytes(s, c);
+    lc.stream = stream;
+    lc.attrs = &attr;
+    lc.numAttrs = call->pdl && d->capability >= 90;
+    a->pdl = (int)lc.numAttrs;
+    void *params[] = {a};
+    cudaError_t rc = cudaLaunchKernelExC(&lc, kernel_of(c->rows, c->wn_log2, s->bits, call->act == MARLIN_BF16), params);
+    return rc == cudaSuccess ? 0 : failed(rc, "launch of kernel marlin", e);
+}
+
+extern "C" int marlin_launch(const struct marlin_device *d, const struct marlin_call *call, const struct marlin_config *c, void *stream, struct err *e)
+{
+    int rc = check_call(d, call, c, e);
+    struct marlin_args a;
+    marlin_fill_args(call, c, &a);
+    const int64_t step = c->fixed ? (int64_t)MARLIN_SLAB_MAX * c->rows : call->M;
+    for (int64_t m = 0; rc == 0 && m < call->M; m += step) {
+        const int64_t rows = call->M - m < step ? call->M - m : step;
+        a.x = (const uint16_t *)call->x + m * call->ldx;
+        a.y = (char *)call->y + m * call->ldy * (call->y_f32 ? 4 : 2);
+        a.M = (int)rows;
+        a.grid = marlin_make_grid(d, call->shape, rows, c);
+        rc = launch(d, call, c, &a, marlin_slabs(rows, c), (cudaStream_t)stream, e);
+    }
+    return rc;
+}
+
+/* ---- gather ---- */
+
+enum { GATHER_THREADS = 256 };
+
+static __global__ void __launch_bounds__(GATHER_THREADS) gather_kernel(const struct marlin_gather g)
+{
+    const int bf16 = g.act == MARLIN_BF16;
+    const int64_t i = (int64_t)blockIdx.x * GATHER_THREADS + threadIdx.x;
+    if (i >= g.Kx)
+        return;
+    const int64_t from = g.perm ? g.perm[i] : i < g.K ? i : -1;
+    for (int64_t m = blockIdx.y; m < g.M; m += gridDim.y) {
+        uint16_t v = 0;
+        if (from >= 0)
+            v = g.x_f32 ? (uint16_t)marlin_pair_of(bf16, ((const float *)g.x)[m * g.ldx + from]) : ((const uint16_t *)g.x)[m * g.ldx + from];
+        ((uint16_t *)g.out)[m * g.ldo + i] = v;
+    }
+}
+
+extern "C" int marlin_gather(const struct marlin_gather *g, void *stream, struct err *e)
+{
+    if (g->M < 1 || g->Kx < 1 || g->ldo < g->Kx || g->ldx < g->K)
+        return err_set(e, ERR_SHAPE, "gather of X [%lld,%lld] to [%lld,%lld]", (long long)g->M, (long long)g->K, (long long)g->M, (long long)g->Kx);
+    const dim3 grid((unsigned)((g->Kx + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)(g->M < 1024 ? g->M : 1024));
+    gather_kernel<<<grid, GATHER_THREADS, 0, (cudaStream_t)stream>>>(*g);
+    cudaError_t rc = cudaGetLastError();
+    return rc == cudaSuccess ? 0 : failed(rc, "launch of marlin_gather", e);
+}

@@ -1,0 +1,23 @@
+/* Between marlin_choose.c and marlin.cu (and the tests): the grid of a config. */
+#ifndef KERNELS_CUDA_MARLIN_LAUNCH_H
+#define KERNELS_CUDA_MARLIN_LAUNCH_H
+
+#include "kernels/cuda/marlin.h"
+#include "kernels/cuda/marlin_args.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The grid of a launch of M rows (fixed: of one slab of them). */
+struct marlin_grid marlin_make_grid(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, const struct marlin_config *c);
+/* Slabs side by side in one launch. */
+int marlin_slabs(int64_t M, const struct marlin_config *c);
+/* Fills everything but pointers into X and Y, rows, grid and pdl; y of the call is where rows of Y begin. */
+void marlin_fill_args(const struct marlin_call *call, const struct marlin_config *c, struct marlin_args *a);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,38 @@
+# shellcheck shell=sh
+# gate ARCH ROWS WN SCALED BLOCKS: compiles one line of kernels/cuda/marlin.def for sm_ARCH; its kernels must spill nothing and hold the instructions they are built around.
+# Products of a whole chunk of 64 by 64: 16 for 8 rows, 32 for every 16 (48 and 64 loop over half chunks), and 4 for every 16 rows for the sums of x where the weights are exact.
+: "${work:?source tests/cli/lib.sh first}"
+NVCC=${NVCC:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)}
+gate() {
+    cubin=$work/marlin_$2_$3.sm_$1.cubin
+    if ! "$NVCC" -std=c++17 -O3 -I. -Werror all-warnings -gencode "arch=compute_$1,code=sm_$1" -Xptxas -v -cubin -DMARLIN_INST_ROWS="$2" -DMARLIN_INST_WN="$3" \
+        -DMARLIN_INST_SCALED="$4" -DMARLIN_INST_BLOCKS="$5" -o "$cubin" kernels/cuda/marlin_inst.cu >"$work/log" 2>&1; then
+        grep -E 'error|warning' "$work/log" | head -5 | sed 's/^/# /'
+        return 1
+    fi
+    [ "$(grep -c ' bytes spill stores' "$work/log")" = 4 ] || { echo "# not 4 kernels"; return 1; }
+    if grep ' bytes spill stores' "$work/log" | grep -qv ' 0 bytes spill stores, 0 bytes spill loads'; then
+        grep -B1 ' bytes spill stores' "$work/log" | grep -v ' 0 bytes spill' | sed 's/^/# /'
+        return 1
+    fi
+    case $2 in 8) mma=20 ldsm=4 ;; 16) mma=36 ldsm=8 ;; 32) mma=72 ldsm=16 ;; 48) mma=48 ldsm=6 ;; *) mma=64 ldsm=8 ;; esac
+    python3 tests/cuda/sass.py "$cubin" HMMA=$mma LDSM=$ldsm LDGSTS=10 'LDL<0' 'STL<0' >"$work/sass" || { sed 's/^/# /' "$work/sass"; return 1; }
+}
+# Lines of marlin.def as words ROWS:WN:SCALED:BLOCKS.
+marlin_rows() { sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]\))$/\1:\2:\3:\4/p' kernels/cuda/marlin.def; }
+# gates "ARCHS" "ROWS...": one line a pair.
+gates() {
+    for arch in $1; do
+        if ! "$NVCC" --list-gpu-code | grep -qx "sm_$arch"; then
+            skip 1 "nvcc has no sm_$arch"
+            continue
+        fi
+        for row in $2; do
+            IFS=: read -r rows wn scaled blocks <<ROW
+$row
+ROW
+            gate "$arch" "$rows" "$wn" "$scaled" "$blocks"
+            ok $? "sm_$arch: $rows rows by $((64 << wn)) columns"
+        done
+    done
+}

@@ -1,0 +1,50 @@
+"""Instructions of each kernel in a cubin, without a disassembler: python3 sass.py CUBIN NAME=LEAST... prints one line a kernel and fails when a count is under LEAST
+(or over, for NAME<MOST). An instruction is 16 bytes, the low 12 bits of its first word the opcode (sm_80 to sm_120: kernels of one source with and without each
+instruction were compared). Names: HMMA LDSM LDGSTS LDL STL."""
+import re
+import struct
+import sys
+
+OPCODES = {"HMMA": {0x23C}, "LDSM": {0x83B}, "LDGSTS": {0xFAE}, "LDL": {0x983}, "STL": {0x387}}
+
+
+def sections(elf):
+    """(name, bytes) of each section of a 64-bit ELF file."""
+    offset, = struct.unpack_from("<Q", elf, 0x28)
+    size, count, names = struct.unpack_from("<HHH", elf, 0x3A)
+    heads = [struct.unpack_from("<IIQQQQ", elf, offset + i * size) for i in range(count)]
+    strings = heads[names][4]
+    for name, kind, _, _, at, length in heads:
+        end = elf.index(b"\0", strings + name)
+        yield elf[strings + name:end].decode(), b"" if kind == 8 else elf[at:at + length]
+
+
+def counts(code):
+    found = dict.fromkeys(OPCODES, 0)
+    for at in range(0, len(code) - 15, 16):
+        opcode = struct.unpack_from("<Q", code, at)[0] & 0xFFF
+        for name, values in OPCODES.items():
+            found[name] += opcode in values
+    return found
+
+
+def main(cubin, *rules):
+    elf = open(cubin, "rb").read()
+    bad = kernels = 0
+    for name, code in sections(elf):
+        if not name.startswith(".text."):
+            continue
+        kernels += 1
+        found = counts(code)
+        wrong = []
+        for rule in rules:
+            what, relation, limit = re.fullmatch(r"(\w+)([=<])(\d+)", rule).groups()
+            if found[what] < int(limit) if relation == "=" else found[what] > int(limit):
+                wrong.append(rule)
+        bad += bool(wrong)
+        print(name[6:], " ".join(f"{k}={v}" for k, v in found.items()), "WRONG: " + " ".join(wrong) if wrong else "")
+    return bad != 0 or kernels == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,120 @@
+/* What the GPU programs share: checked CUDA calls, TAP lines, data drawn on the device. A program needs nothing but itself and a driver. */
+#ifndef TESTS_GPU_GPU_H
+#define TESTS_GPU_GPU_H
+
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define GPU_FN static __attribute__((unused))
+
+#define CUDA(call)                                                                                                                                     \
+    do {                                                                                                                                               \
+        cudaError_t rc_ = (call);                                                                                                                      \
+        if (rc_ != cudaSuccess) {                                                                                                                      \
+            printf("Bail out! %s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(rc_));                                                   \
+            exit(1);                                                                                                                                   \
+        }                                                                                                                                              \
+    } while (0)
+
+/* A call of ours that returned rc and filled e. */
+#define OURS(rc, e)                                                                                                                                    \
+    do {                                                                                                                                               \
+        if (rc) {                                                                                                                                      \
+            printf("Bail out! %s:%d: %s\n", __FILE__, __LINE__, (e).text);                                                                             \
+            exit(1);                                                                                                                                   \
+        }                                                                                                                                              \
+    } while (0)
+
+static int tap_passed, tap_failed, tap_skipped;
+
+GPU_FN int tap(int ok, const char *fmt, ...)
+{
+    va_list ap;
+    printf("%sok %d - ", ok ? "" : "not ", tap_passed + tap_failed + tap_skipped + 1);
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    printf("\n");
+    fflush(stdout);
+    ok ? tap_passed++ : tap_failed++;
+    return ok;
+}
+
+GPU_FN void tap_skip(const char *what, const char *why)
+{
+    printf("ok %d - %s # SKIP %s\n", tap_passed + tap_failed + tap_skipped + 1, what, why);
+    tap_skipped++;
+}
+
+GPU_FN int tap_end(void)
+{
+    printf("1..%d\n# %d passed, %d failed, %d skipped\n", tap_passed + tap_failed + tap_skipped, tap_passed, tap_failed, tap_skipped);
+    return tap_failed != 0;
+}
+
+/* Without a device: says so and ends, with status 0. */
+GPU_FN void need_device(void)
+{
+    int n = 0;
+    cudaError_t rc = cudaGetDeviceCount(&n);
+    if (rc == cudaSuccess && n > 0)
+        return;
+    printf("1..0 # SKIP no CUDA device (%s)\n", rc == cudaSuccess ? "none found" : cudaGetErrorString(rc));
+    exit(0);
+}
+
+GPU_FN double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+GPU_FN void *device_alloc(size_t bytes)
+{
+    void *p;
+    CUDA(cudaMalloc(&p, bytes ? bytes : 1));
+    return p;
+}
+
+GPU_FN void *device_copy(const void *from, size_t bytes)
+{
+    void *p = device_alloc(bytes);
+    CUDA(cudaMemcpy(p, from, bytes, cudaMemcpyHostToDevice));
+    return p;
+}
+
+/* splitmix64 of (seed, i). */
+static __host__ __device__ __forceinline__ uint64_t draw_at(uint64_t seed, uint64_t i)
+{
+    uint64_t z = seed + (i + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* -1 .. 1. */
+static __host__ __device__ __forceinline__ float draw_f32(uint64_t seed, uint64_t i)
+{
+    return (float)(int32_t)(draw_at(seed, i) >> 32) * 0x1p-31f;
+}
+
+static __global__ void fill_words_kernel(uint32_t *p, size_t n, uint64_t seed)
+{
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
+        p[i] = (uint32_t)draw_at(seed, i);
+}
+
+GPU_FN void fill_words(void *p, size_t bytes, uint64_t seed)
+{
+    fill_words_kernel<<<1024, 256>>>((uint32_t *)p, bytes / 4, seed);
+    CUDA(cudaGetLastError());
+}
+
+#endif

@@ -1,0 +1,226 @@
+/* The Marlin kernel itself, run on the CPU thread by thread (tests/kernels/marlin_emu.h), against the product of dequantized weights in f64. */
+#include "tests/kernels/util.h"
+
+#include "tests/kernels/marlin_emulate.h"
+
+struct emu_case {
+    int64_t M, N, K;
+    int bits, group;
+    bool scattered, one_zero;
+    enum marlin_act act;
+    int rows, wn_log2, stages, sms;
+    bool fixed, y_f32, bias_add;
+};
+
+static uint16_t to_act(enum marlin_act act, float x)
+{
+    return act == MARLIN_BF16 ? f32_to_bf16(x) : f32_to_f16(x);
+}
+
+static float from_act(enum marlin_act act, uint16_t h)
+{
+    return act == MARLIN_BF16 ? bf16_to_f32(h) : f16_to_f32(h);
+}
+
+struct emu_problem {
+    struct qmatrix q;
+    struct marlin_shape s;
+    uint32_t *codes;
+    uint16_t *scales, *zeros, *x, *gathered;
+    int32_t *perm;
+    float *bias;
+    double *ref;     /* [M,N], what y holds before not added */
+};
+
+static struct emu_problem problem_new(const struct emu_case *c, uint64_t *seed)
+{
+    struct emu_problem p = {.q = rnd_qmatrix(c->N, c->K, c->bits, c->group, c->scattered, seed)};
+    for (int64_t z = 0; c->one_zero && z < p.q.G * p.q.N; z++)
+        p.q.zeros[z] = (uint8_t)(1 << (c->bits - 1));
+    struct err e;
+    if (marlin_plan(&p.q, &p.s, &e))
+        fail_msg("%s", e.text);
+    p.codes = aligned_alloc(64, p.s.code_bytes);
+    p.scales = aligned_alloc(64, p.s.scale_bytes);
+    p.zeros = p.s.zero_table ? aligned_alloc(64, p.s.zero_bytes) : NULL;
+    p.perm = p.s.permuted ? malloc(p.s.perm_bytes) : NULL;
+    if (marlin_pack(&p.q, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
+        fail_msg("%s", e.text);
+    int64_t ldx = (p.s.Kx + 7) / 8 * 8;
+    p.x = malloc((size_t)(c->M * c->K) * 2);
+    p.gathered = aligned_alloc(64, (size_t)(c->M * ldx + 63) / 32 * 64);
+    memset(p.gathered, 0xff, (size_t)(c->M * ldx) * 2); /* what lies past Kx must not matter */
+    for (int64_t i = 0; i < c->M * c->K; i++)
+        p.x[i] = to_act(c->act, rnd_f32(seed) + 0.25f);
+    for (int64_t m = 0; m < c->M; m++)
+        for (int64_t k = 0; k < p.s.Kx; k++)
+            p.gathered[m * ldx + k] = !p.perm ? p.x[m * c->K + k] : p.perm[k] < 0 ? 0 : p.x[m * c->K + p.perm[k]];
+    p.bias = malloc((size_t)c->N * sizeof(float));
+    for (int64_t n = 0; n < c->N; n++)
+        p.bias[n] = rnd_f32(seed);
+    p.ref = calloc((size_t)(c->M * c->N), sizeof(double));
+    for (int64_t m = 0; m < c->M; m++)
+        for (int64_t n = 0; n < c->N; n++)
+            for (int64_t k = 0; k < c->K; k++) {
+                int64_t at = p.q.g_idx[k] * c->N + n;
+                p.ref[m * c->N + n] += (double)from_act(c->act, p.x[m * c->K + k]) *
+                                       ((double)f16_to_f32(p.q.scales[at]) * ((double)p.q.codes[n * c->K + k] - (double)p.q.zeros[at]));
+            }
+    return p;
+}
+
+static void problem_free(struct emu_problem *p)
+{
+    qmatrix_free(&p->q);
+    free(p->codes);
+    free(p->scales);
+    free(p->zeros);
+    free(p->perm);
+    free(p->x);
+    free(p->gathered);
+    free(p->bias);
+    free(p->ref);
+}
+
+/* Runs the launch; y [M, N + 3] in the output's type, guarded. */
+static void emulate(const struct emu_case *c, const struct emu_problem *p, void *y, uint64_t seed)
+{
+    struct marlin_device d = {.sms = c->sms, .capability = 90, .block_shared = 227 * 1024, .sm_shared = 228 * 1024};
+    struct marlin_config config = {.rows = c->rows, .wn_log2 = c->wn_log2, .stages = c->stages, .blocks = 1, .fixed = c->fixed};
+    struct err e;
+    if (marlin_config_check(&d, &p->s, c->M, &config, &e))
+        fail_msg("%s", e.text);
+    int64_t ldx = (p->s.Kx + 7) / 8 * 8;
+    struct marlin_call call = {.shape = &p->s, .weight = {p->codes, p->scales, p->zeros}, .act = c->act, .x = p->gathered, .ldx = ldx, .M = c->M, .y = y, .ldy = c->N + 3,
+                               .y_f32 = c->y_f32, .bias = c->bias_add ? p->bias : NULL, .accumulate = c->bias_add};
+    size_t bytes = marlin_workspace_bytes(&d, &p->s, c->M, &config);
+    call.workspace = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    memset(call.workspace, 0xff, bytes);
+    memset(call.workspace, 0, MARLIN_COUNTERS * sizeof(int));
+    struct marlin_args a;
+    marlin_fill_args(&call, &config, &a);
+    a.x = call.x;
+    a.y = y;
+    a.M = (int)c->M;
+    a.grid = marlin_make_grid(&d, &p->s, c->M, &config);
+    a.pdl = (int)(seed & 1);
+    struct emu_range ranges[] = {{p->codes, p->s.code_bytes}, {p->scales, p->s.scale_bytes}, {p->zeros, p->s.zero_bytes}, {p->gathered, (size_t)(c->M * ldx) * 2}};
+    struct emu_launch l = {.args = &a, .bits = p->s.bits, .bf16 = c->act == MARLIN_BF16, .rows = c->rows, .wn_log2 = c->wn_log2, .slabs = marlin_slabs(c->M, &config),
+                           .shared_bytes = marlin_shared_bytes(&p->s, &config), .seed = seed, .late = (int)(seed >> 1 & 1), .ranges = ranges, .range_count = 4};
+    assert_int_equal(marlin_emulate(&l), 0);
+    for (int i = 0; i < MARLIN_COUNTERS; i++)
+        assert_int_equal(((int *)call.workspace)[i], 0);
+    free(call.workspace);
+}
+
+static double run_case(const struct emu_case *c, const struct emu_problem *p, uint64_t seed, float *out)
+{
+    size_t n = (size_t)(c->M * (c->N + 3)), each = c->y_f32 ? 4 : 2;
+    struct guarded y = guarded_new(n);
+    for (size_t i = 0; i < n; i++)
+        if (c->y_f32)
+            y.at[i] = 1.5f;
+        else
+            ((uint16_t *)y.at)[i] = to_act(c->act, 1.5f);
+    emulate(c, p, y.at, seed);
+    double diff = 0, norm = 0;
+    for (int64_t m = 0; m < c->M; m++)
+        for (int64_t j = 0; j < c->N + 3; j++) {
+            size_t at = (size_t)(m * (c->N + 3) + j);
+            float got = c->y_f32 ? y.at[at] : from_act(c->act, ((uint16_t *)y.at)[at]);
+            if (j >= c->N) {
+                assert_true(got == 1.5f);
+                continue;
+            }
+            double want = p->ref[m * c->N + j] + (c->bias_add ? 1.5 + (double)p->bias[j] : 0.0);
+            out[m * c->N + j] = got;
+            diff += ((double)got - want) * ((double)got - want);
+            norm += want * want;
+        }
+    (void)each;
+    guarded_free(&y);
+    return sqrt(diff / norm); /* NaN where anything is */
+}
+
+/* Bound: f32 sums of exact weights 1e-5; rounded weights or outputs half a unit of 11 or 8 bits each. */
+static double bound(const struct emu_case *c)
+{
+    double unit = c->act == MARLIN_BF16 ? 0x1p-8 : 0x1p-11;
+    return 1e-5 + (c->rows > 32 ? 1.5 * unit : 0) + (c->y_f32 ? 0 : unit);
+}
+
+static const struct emu_case cases[] = {
+    /* M N K bits group scattered one_zero act rows wn stages sms fixed f32 bias */
+    {1, 64, 512, 4, 128, false, true, MARLIN_F16, 8, 0, 4, 1, false, true, false},
+    {5, 130, 1100, 4, 128, false, true, MARLIN_F16, 8, 0, 3, 5, false, true, true},
+    {8, 200, 768, 4, 32, false, false, MARLIN_BF16, 8, 1, 4, 7, false, true, false},
+    {3, 100, 320, 8, 64, true, false, MARLIN_F16, 8, 2, 3, 3, false, true, false},
+    {7, 128, 640, 8, -1, false, true, MARLIN_BF16, 8, 1, 2, 2, false, false, false},
+    {16, 128, 1024, 4, 128, false, true, MARLIN_F16, 16, 1, 4, 3, false, true, false},
+    {13, 192, 600, 4, 64, true, true, MARLIN_BF16, 16, 0, 3, 4, false, true, true},
+    {16, 70, 256, 8, 32, false, false, MARLIN_F16, 16, 2, 4, 2, false, false, false},
+    {9, 64, 72, 8, -1, false, true, MARLIN_BF16, 16, 0, 2, 1, false, true, false},
+    {40, 64, 520, 4, 128, false, true, MARLIN_F16, 16, 1, 3, 4, true, true, false},
+    {30, 128, 512, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 3, false, true, false},
+    {70, 64, 200, 4, 40, false, false, MARLIN_BF16, 32, 2, 3, 2, false, true, false},
+    {32, 130, 320, 8, 32, false, false, MARLIN_BF16, 32, 1, 2, 3, false, true, false},
+    {48, 64, 384, 4, 32, false, false, MARLIN_F16, 48, 2, 3, 2, false, true, false},
+    {41, 200, 256, 8, 128, false, true, MARLIN_F16, 48, 1, 2, 3, false, false, false},
+    {64, 256, 256, 4, 128, false, true, MARLIN_F16, 64, 2, 4, 2, false, true, false},
+    {130, 100, 192, 4, 64, false, false, MARLIN_BF16, 64, 3, 3, 4, false, true, true},
+    {64, 64, 256, 8, 32, true, false, MARLIN_BF16, 64, 2, 2, 1, false, true, false},
+};
+
+static void product(void **state)
+{
+    (void)state;
+    uint64_t seed = 77;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct emu_case *c = &cases[i];
+        struct emu_problem p = problem_new(c, &seed);
+        size_t n = (size_t)(c->M * c->N);
+        float *first = malloc(n * sizeof *first), *again = malloc(n * sizeof *again);
+        double error = run_case(c, &p, 4 * i + 2, first); /* late */
+        if (!(error <= bound(c)))
+            fail_msg("case %zu (M=%lld N=%lld K=%lld, %d bits, %d rows): relative error %g, at most %g", i, (long long)c->M, (long long)c->N, (long long)c->K, c->bits,
+                     c->rows, error, bound(c));
+        run_case(c, &p, 4 * i + 101, again); /* another order of blocks and warps, data at once, codes before X */
+        same_bits(first, again, n, "another order");
+        free(first);
+        free(again);
+        problem_free(&p);
+    }
+}
+
+/* In fixed mode a row's bits do not depend on M, nor on where the row is. */
+static void rows_alone(void **state)
+{
+    (void)state;
+    struct emu_case c = {37, 96, 1000, 4, 128, false, true, MARLIN_F16, 16, 0, 3, 4, true, true, false};
+    uint64_t seed = 8;
+    struct emu_problem p = problem_new(&c, &seed);
+    float *all = malloc((size_t)(c.M * c.N) * sizeof *all), *alone = malloc((size_t)c.N * sizeof *alone);
+    assert_true(run_case(&c, &p, 2, all) <= bound(&c));
+    static const int64_t rows[] = {0, 15, 16, 36};
+    for (int i = 0; i < 4; i++) {
+        struct emu_problem one = p;
+        struct emu_case single = c;
+        single.M = 1;
+        one.gathered = p.gathered + rows[i] * p.s.Kx;
+        one.ref = p.ref + rows[i] * c.N;
+        run_case(&single, &one, 3, alone);
+        same_bits(all + rows[i] * c.N, alone, (size_t)c.N, "a row alone");
+    }
+    free(all);
+    free(alone);
+    problem_free(&p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(product),
+        cmocka_unit_test(rows_alone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
