@@ -210,8 +210,8 @@ deps: ## install the Debian packages that the build and the tests need
 	$(Q)missing=; for p in $(DEBS); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "  APT  $$missing"; apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing >/dev/null; fi
 
-quickstart: deps ## install what is missing, build, run manifests/quickstart.yaml
-	$(Q)$(MAKE) --no-print-directory all
+quickstart: deps ## install what is missing, build the program, run manifests/quickstart.yaml
+	$(Q)$(MAKE) --no-print-directory $(PROG)
 	$(PROG) apply manifests/quickstart.yaml
 
 check: deps ## install what is missing, build, run the tests
