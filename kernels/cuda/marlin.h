@@ -8,7 +8,8 @@
  * Numerics: equal bits for equal (shape, M, config, device); nothing depends on timing. Rows of one launch do not influence each other. For a row's result to be the
  * same whatever M is, ask marlin_choose for MARLIN_FIXED: every launch then takes tiles of 16 rows and cuts K as for one tile, at the price of reading the codes (from L2
  * mostly) once for every 16 rows. Weights are exact for tiles of 8, 16 and 32 rows; 48 and 64 round (q - zero) * scale to the activations' type.
- * Error bound, enforced by tests/gpu/check_marlin.cu: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16), ref the f64 product of dequantized weights and rounded X.
+ * Error bounds, enforced by tests/gpu/check_marlin.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a row
+ * of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (48, 64 rows) the weights may cost is taken off.
  *
  * Calls on distinct streams need distinct workspaces. Thread-safe otherwise. */
 #ifndef KERNELS_CUDA_MARLIN_H
@@ -30,7 +31,7 @@ struct marlin_device {
 
 struct marlin_config {
     int rows;        /* of an output tile: 8 (M <= 8 only), 16, 32, 48, 64 */
-    int wn_log2;     /* tile columns: 64 << wn_log2; K in steps of 512 >> wn_log2. 0..3 */
+    int wn_log2;     /* tile columns: 64 << wn_log2; K in steps of 512 >> wn_log2. marlin.def has the pairs of rows and wn_log2 that there are */
     int stages;      /* of the pipeline, 2..8 */
     int blocks;      /* an SM; 1 or 2 */
     bool fixed;      /* rows are cut into slabs of one tile, each computed alike */

@@ -410,8 +410,8 @@ static void check_rows(const struct problem *p, const int *Ms, int count, const 
     char where[32] = "";
     if (bad >= 0)
         snprintf(where, sizeof where, ", first at M=%d", bad);
-    tap(bad < 0, "%s: N=%lld K=%lld %d bits group %d %s%s%s: worst row %.2e (exact weights, f32: %.2e; beyond roundings: %.2e)%s", what, (long long)p->N, (long long)p->K, p->bits, p->group,
-        act_name(p->act), p->scattered ? " act-order" : "", p->one_zero ? "" : " zeros", most, most_exact, most_excess, where);
+    tap(bad < 0, "%s: N=%lld K=%lld %d bits group %d %s%s%s: worst row %.2e (exact weights, f32: %.2e; beyond roundings: %.2e)%s", what, (long long)p->N, (long long)p->K,
+        p->bits, p->group, act_name(p->act), p->scattered ? " act-order" : "", p->one_zero ? "" : " zeros", most, most_exact, most_excess, where);
 }
 
 static const int all_Ms[] = {1, 2, 7, 8, 9, 15, 16, 17, 33, 64, 65, 128, 257, 1024}, few_Ms[] = {1, 8, 13, 16, 31, 40, 64, 100};
