@@ -17,7 +17,7 @@ static int base_params(const struct stage_ctx *s, struct quant_params *p, struct
         const char *name = quant_setting_name(i);
         const json_t *v = param_json(s, name);
         unsigned before = p->written;
-        if (v && quant_params_set(p, name, v, "here", e))
+        if (v && quant_params_set(p, name, v, "quantize", e))
             return param_error(s, name, ERR_MANIFEST, e, "%s", e ? e->text : "");
         if (!s->was_set(s, name)) /* the schema's default */
             p->written = before;
@@ -25,7 +25,7 @@ static int base_params(const struct stage_ctx *s, struct quant_params *p, struct
     p->inputs = !strcmp(param_str(s, "inputs"), "original") ? INPUTS_ORIGINAL : INPUTS_QUANTIZED;
     p->fallback = !strcmp(param_str(s, "fallback"), "rtn") ? FALLBACK_RTN : FALLBACK_NONE;
     bool asked = p->act_group_aware;
-    int rc = quant_params_resolve(p, "here", e);
+    int rc = quant_params_resolve(p, "quantize", e);
     if (rc)
         return param_error(s, "", ERR_MANIFEST, e, "%s", e ? e->text : "");
     if (asked && !p->act_group_aware)
