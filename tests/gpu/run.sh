@@ -34,7 +34,7 @@ else
     part 'ops' "$checks/check_ops" "$plugin"
     part 'products' "$checks/check_linear" "$plugin" full
     part '100 repeats' "$checks/check_linear" "$plugin" repeat
-    GPTQPIPE=$program part 'models' sh tests/gpu/models.t
+    part 'models' env GPTQPIPE="$program" sh tests/gpu/models.t
 fi
 [ $failed = 0 ] && echo '== all passed' || echo '== FAILED'
 exit $failed
