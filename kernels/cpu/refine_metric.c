@@ -35,11 +35,12 @@ static void gradient_tile(void *arg, size_t task)
     struct job *j = arg;
     const struct refine_args *a = j->h.a;
     int64_t n0 = (int64_t)task * GRID_ROWS;
-    float *error = scratch_alloc((size_t)(2 * a->K + UCOLS) * GRID_ROWS * sizeof *error), *m = error + a->K * GRID_ROWS;
+    float *error = scratch_alloc((size_t)(2 * a->K + UCOLS) * GRID_ROWS * sizeof *error);
     if (!error) {
         j->failed = 1;
         return;
     }
+    float *m = error + a->K * GRID_ROWS;
     refine_load_error(a, n0, j->q + n0, j->rows, j->scale + n0, j->rows, error);
     refine_gradient(&j->h, error, m);
     for (int64_t k = 0; k < a->K; k++)
