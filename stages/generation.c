@@ -169,14 +169,18 @@ static void module_format(const struct model *m, int64_t layer, enum module_id m
     snprintf(out, 64, "%s", v.dtype == DT_BF16 ? "bf16" : v.dtype == DT_F16 ? "f16" : "f32");
 }
 
-static json_t *class_kernel(const struct model *m, int64_t layers, enum module_id mod, const struct decoder *d)
+/* *first_why: the first reason that any layer gives. */
+static json_t *class_kernel(const struct model *m, int64_t layers, enum module_id mod, const struct decoder *d, const char **first_why)
 {
     struct buf seen = BUF_INIT, out = BUF_INIT;
     char last[32] = "";
+    *first_why = "";
     for (int64_t i = 0; i < layers; i++) {
         int64_t layer = mod == MOD_COUNT ? -1 : i;
         char format[64], one[112];
-        const char *kernel = decoder_kernel(d, layer, mod);
+        const char *why, *kernel = decoder_kernel(d, layer, mod, &why);
+        if (!**first_why)
+            *first_why = why;
         module_format(m, layer, mod, format);
         snprintf(one, sizeof one, "+%s/%s+", kernel, format);
         if (seen.len && strstr(seen.data, one))
@@ -194,14 +198,21 @@ static json_t *class_kernel(const struct model *m, int64_t layers, enum module_i
     return v;
 }
 
-static json_t *kernel_json(const struct model *m, const struct decoder *d)
+/* The fields "kernel" and, where there is anything to say, "kernel_why" of every line. */
+static json_t *kernel_fields(const struct model *m, const struct decoder *d)
 {
-    json_t *o = json_object();
-    for (int i = 0; i < MOD_COUNT; i++) {
-        const char *name = config_module_short((enum module_id)i), *dot = strrchr(name, '.');
-        json_object_set_new(o, dot ? dot + 1 : name, class_kernel(m, m->config.layers, (enum module_id)i, d));
+    json_t *kernel = json_object(), *reasons = json_object();
+    for (int i = 0; i <= MOD_COUNT; i++) {
+        const char *name = i == MOD_COUNT ? "lm_head" : config_module_short((enum module_id)i), *dot = strrchr(name, '.'), *why;
+        name = dot ? dot + 1 : name;
+        json_object_set_new(kernel, name, class_kernel(m, i == MOD_COUNT ? 1 : m->config.layers, (enum module_id)i, d, &why));
+        if (*why)
+            json_object_set_new(reasons, name, json_string(why));
     }
-    json_object_set_new(o, "lm_head", class_kernel(m, 1, MOD_COUNT, d));
+    json_t *o = json_pack("{s:o}", "kernel", kernel);
+    if (json_object_size(reasons))
+        json_object_set(o, "kernel_why", reasons);
+    json_decref(reasons);
     return o;
 }
 
@@ -311,7 +322,7 @@ static int on_token(void *arg, size_t i, int32_t id)
     return b->ev->progress ? b->ev->progress(b->ev->arg, *b->tokens) : 0;
 }
 
-static int emit_line(struct batch *b, size_t i, const struct generation *gen, const struct generate_params *params, const json_t *kernel, struct err *e)
+static int emit_line(struct batch *b, size_t i, const struct generation *gen, const struct generate_params *params, json_t *kernel, struct err *e)
 {
     const struct generation_prompt *p = &b->prompts->items[b->first + i];
     struct buf text = BUF_INIT;
@@ -327,7 +338,7 @@ static int emit_line(struct batch *b, size_t i, const struct generation *gen, co
         json_object_set_new(line, "ids", ids_json(&made));
         json_object_set_new(line, "text", json_stringn_nocheck(buf_str(&text), text.len));
         json_object_set_new(line, "finish_reason", json_string(finish_name(gen->finish)));
-        json_object_set_new(line, "kernel", json_deep_copy(kernel));
+        json_object_update(line, kernel);
         if (params->logprobs > 0)
             json_object_set_new(line, "logprobs", logprobs_json(gen, params->logprobs));
         rc = b->ev->line(b->ev->arg, b->first + i, line, e);
@@ -337,7 +348,7 @@ static int emit_line(struct batch *b, size_t i, const struct generation *gen, co
     return rc;
 }
 
-static int run_batch(struct batch *b, struct decoder *d, size_t n, const struct generate_params *params, const json_t *kernel, struct err *e)
+static int run_batch(struct batch *b, struct decoder *d, size_t n, const struct generate_params *params, json_t *kernel, struct err *e)
 {
     struct generation gen[BATCH] = {0};
     struct continuation texts[BATCH] = {0};
@@ -377,7 +388,7 @@ int generation_run(const struct generation_model *g, struct backend *b, const st
     size_t made = 0;
     struct decoder *d = NULL;
     int rc = decoder_open(&d, b, &g->model, positions_needed(g, p, params->max_tokens), e);
-    json_t *kernel = rc ? NULL : kernel_json(&g->model, d);
+    json_t *kernel = rc ? NULL : kernel_fields(&g->model, d);
     for (size_t first = 0; !rc && first < p->count; first += BATCH) {
         struct batch batch = {.g = g, .ev = ev, .first = first, .tokens = &made, .prompts = p};
         size_t n = p->count - first < BATCH ? p->count - first : BATCH;

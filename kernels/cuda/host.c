@@ -355,7 +355,7 @@ static void destroy(struct backend *b)
     if (!b)
         return;
     struct cuda_state *s = state_of(b);
-    struct scratch *all[] = {&s->split, &s->partial, &s->ids, &s->results};
+    struct scratch *all[] = {&s->split, &s->partial, &s->ids, &s->results, &s->marlin_space};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->p)
             cudaFree(all[i]->p);
@@ -384,6 +384,8 @@ static int open_backend(const struct plugin_options *o, const struct parallel *p
     snprintf(s->pinned, sizeof s->pinned, "%s", o->kernel);
     *b = (struct backend){.ops = &cuda_ops, .name = "cuda", .numerics = s->info.numerics, .state = s, .each_count = each_count, .destroy = destroy};
     int rc = device_info(o->device, &s->info, e);
+    if (!rc)
+        rc = marlin_device_open(&s->marlin, e);
     if (!rc)
         rc = cuda_check(s, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a stream", e);
     if (!rc)
