@@ -96,6 +96,8 @@ int cuda_take_copy(struct cuda_state *s, const void *from, size_t bytes, const c
 
 /* weight.c, linear.c, logits.c: ops */
 int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct weight **out, struct err *e);
+/* Codes go to the device a byte each and are packed there, into `bytes` of w->data. to [K]: place of an input after reordering, NULL: its own. */
+int cuda_upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const int32_t *to, size_t bytes, struct err *e);
 int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e);
 int cuda_weight_quantized(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e);
 void cuda_weight_free(struct backend *b, struct weight *w);

@@ -1,4 +1,4 @@
-/* Matrices on the device: dense ones as they are, rows padded; quantized ones of class `simple` reordered by group and packed for the kernels by the device itself. */
+/* Matrices on the device: dense ones as they are, rows padded; quantized ones of class `simple` reordered by group. Codes are packed by the device itself. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -164,25 +164,22 @@ static int upload_meta(struct cuda_state *s, struct weight *w, const struct qmat
     return rc;
 }
 
-/* Codes go to the device a byte each and are packed there. */
-static int upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const struct order *o, struct err *e)
+int cuda_upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const int32_t *to, size_t bytes, struct err *e)
 {
-    void *codes = NULL;
-    int32_t *to = NULL;
-    size_t bytes = (size_t)(pad_to(w->N, 64) * w->pitch) / (w->fmt == CUDA_W4 ? 2 : 1);
+    void *codes = NULL, *places = NULL;
     int rc = cuda_take(s, bytes, "codes", &w->data, e);
     if (!rc)
         rc = cuda_check(s, cudaMemsetAsync(w->data, 0, bytes, s->stream), "clearing codes", e);
     if (!rc)
         rc = cuda_take_copy(s, q->codes, (size_t)(q->N * q->K), "codes on their way", &codes, e);
-    if (!rc && o->moved)
-        rc = cuda_take_copy(s, o->to, (size_t)q->K * sizeof *to, "the order of inputs", (void **)&to, e);
+    if (!rc && to)
+        rc = cuda_take_copy(s, to, (size_t)q->K * sizeof *to, "the order of inputs", &places, e);
     if (!rc)
-        rc = cuda_check(s, launch_pack(s->stream, w, codes, to), "packing codes", e);
+        rc = cuda_check(s, launch_pack(s->stream, w, codes, places), "packing codes", e);
     if (!rc)
         rc = cuda_check(s, cudaStreamSynchronize(s->stream), "packing codes", e);
     cudaFree(codes);
-    cudaFree(to);
+    cudaFree(places);
     return rc;
 }
 
@@ -199,7 +196,7 @@ static int simple_weight(struct cuda_state *s, struct weight *w, const struct qm
     if (!rc && o.moved)
         rc = cuda_take_copy(s, o.perm, (size_t)o.pitch * sizeof *o.perm, "the order of inputs", (void **)&w->perm, e);
     if (!rc)
-        rc = upload_codes(s, w, q, &o, e);
+        rc = cuda_upload_codes(s, w, q, o.moved ? o.to : NULL, (size_t)(pad_to(w->N, 64) * w->pitch) / (w->fmt == CUDA_W4 ? 2 : 1), e);
     order_release(&o);
     return rc;
 }

@@ -1,59 +1,60 @@
-/* `kernel: marlin` in the plug-in: a quantized matrix packed on the host and brought over as it is, and its product, which takes each activation as two bf16 halves in two
- * rows and adds their results up (marlin.h "halves"). Always MARLIN_FIXED. */
+/* `kernel: marlin` in the plug-in: a quantized matrix in Marlin's order, and its product, which takes each activation as two bf16 halves in two rows and adds their results
+ * up (marlin.h "halves"). Always MARLIN_FIXED. The host makes the tables (scales, zeros, order), the device packs the codes as they come: the host's marlin_pack would take
+ * several times as long as reading the file. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda_state.h"
 
-static size_t padded(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
-
-/* One run of host memory for all parts of the packed form; perm has w->pitch places. */
-struct packed {
-    char *all;
-    uint32_t *codes;
+/* Host tables of a matrix: perm has w->pitch places, to [K] is its inverse; both NULL when inputs keep their places. */
+struct tables {
     uint16_t *scales, *zeros;
-    int32_t *perm;
-    size_t perm_bytes;
+    int32_t *perm, *to;
 };
 
-static int packed_make(struct packed *p, const struct weight *w, const struct qmatrix *q, struct err *e)
+static void tables_release(struct tables *t)
+{
+    free(t->scales);
+    free(t->zeros);
+    free(t->perm);
+    free(t->to);
+}
+
+static int tables_make(struct tables *t, const struct weight *w, const struct qmatrix *q, struct err *e)
 {
     const struct marlin_shape *s = &w->shape;
-    p->perm_bytes = s->permuted ? (size_t)w->pitch * sizeof(int32_t) : 0;
-    size_t bytes = padded(s->code_bytes) + padded(s->scale_bytes) + padded(s->zero_bytes) + padded(p->perm_bytes);
-    char *at = p->all = aligned_alloc(64, bytes);
-    if (!at)
-        return err_set(e, ERR_NOMEM, "no memory for a packed matrix of %zu bytes", bytes);
-    p->codes = (uint32_t *)at;
-    p->scales = (uint16_t *)(at += padded(s->code_bytes));
-    at += padded(s->scale_bytes);
-    p->zeros = s->zero_table ? (uint16_t *)at : NULL;
-    at += padded(s->zero_bytes);
-    p->perm = s->permuted ? (int32_t *)at : NULL;
-    for (int64_t i = s->Kx; p->perm && i < w->pitch; i++)
-        p->perm[i] = -1;
-    return marlin_pack(q, s, p->codes, p->scales, p->zeros, p->perm, e);
+    t->scales = malloc(s->scale_bytes);
+    t->zeros = s->zero_table ? malloc(s->zero_bytes) : NULL;
+    t->perm = s->permuted ? malloc((size_t)w->pitch * sizeof *t->perm) : NULL;
+    t->to = s->permuted ? malloc((size_t)q->K * sizeof *t->to) : NULL;
+    if (!t->scales || (s->zero_table && !t->zeros) || (s->permuted && (!t->perm || !t->to)))
+        return err_set(e, ERR_NOMEM, "no memory for %zu bytes of scales", s->scale_bytes);
+    int rc = marlin_pack(q, s, NULL, t->scales, t->zeros, t->perm, e);
+    for (int64_t i = 0; !rc && s->permuted && i < w->pitch; i++) {
+        if (i >= s->Kx)
+            t->perm[i] = -1;
+        else if (t->perm[i] >= 0)
+            t->to[t->perm[i]] = (int32_t)i;
+    }
+    return rc;
 }
 
 int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
 {
-    struct packed p = {0};
+    struct tables t = {0};
     int rc = marlin_plan(q, &w->shape, e);
     if (!rc) {
         w->pitch = pad_to(w->shape.Kx, UNIT_K);
-        rc = packed_make(&p, w, q, e);
+        rc = tables_make(&t, w, q, e);
     }
     if (!rc)
-        rc = cuda_take_copy(s, p.codes, w->shape.code_bytes, "codes", &w->data, e);
+        rc = cuda_upload_codes(s, w, q, t.to, w->shape.code_bytes, e);
     if (!rc)
-        rc = cuda_take_copy(s, p.scales, w->shape.scale_bytes, "scales", (void **)&w->meta, e);
-    if (!rc && p.zeros)
-        rc = cuda_take_copy(s, p.zeros, w->shape.zero_bytes, "zeros", (void **)&w->zeros, e);
-    if (!rc && p.perm)
-        rc = cuda_take_copy(s, p.perm, p.perm_bytes, "the order of inputs", (void **)&w->perm, e);
-    free(p.all);
+        rc = cuda_take_copy(s, t.scales, w->shape.scale_bytes, "scales", (void **)&w->meta, e);
+    if (!rc && t.zeros)
+        rc = cuda_take_copy(s, t.zeros, w->shape.zero_bytes, "zeros", (void **)&w->zeros, e);
+    if (!rc && t.perm)
+        rc = cuda_take_copy(s, t.perm, (size_t)w->pitch * sizeof *t.perm, "the order of inputs", (void **)&w->perm, e);
+    tables_release(&t);
     return rc;
 }
 

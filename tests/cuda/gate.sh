@@ -5,7 +5,7 @@
 NVCC=${NVCC:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)}
 gate() {
     cubin=$work/marlin_$2_$3.sm_$1.cubin
-    if ! "$NVCC" -std=c++17 -O3 -I. -Werror all-warnings -gencode "arch=compute_$1,code=sm_$1" -Xptxas -v -cubin -DMARLIN_INST_ROWS="$2" -DMARLIN_INST_WN="$3" \
+    if ! "$NVCC" -std=c++17 -O3 -fmad=false -I. -Werror all-warnings -gencode "arch=compute_$1,code=sm_$1" -Xptxas -v -cubin -DMARLIN_INST_ROWS="$2" -DMARLIN_INST_WN="$3" \
         -DMARLIN_INST_SCALED="$4" -DMARLIN_INST_BLOCKS="$5" -o "$cubin" kernels/cuda/marlin_inst.cu >"$work/log" 2>&1; then
         grep -E 'error|warning' "$work/log" | head -5 | sed 's/^/# /'
         return 1
