@@ -50,11 +50,20 @@ struct weight {
     const char *why;     /* select_kernel's */
 };
 
-/* Keys and values of one sequence: f32 [layers][kv_heads][capacity][head_dim] each. */
+/* Keys and values of one sequence, in pages of ATTN_BLOCK positions (kv.c): a page is f32 [k, v][layers][kv_heads][ATTN_BLOCK][head_dim]. */
 struct kv_cache {
     int layers, kv_heads, head_dim;
-    int64_t capacity;
-    float *k, *v;
+    int64_t capacity;  /* positions, at most */
+    size_t page_bytes;
+    float **pages;     /* [count] device pointers, in host memory */
+    int64_t count;     /* pages that it has */
+    float **table;     /* device: the same */
+};
+
+/* Pages of `page_bytes` that no sequence has. */
+struct kv_pool {
+    void **pages;
+    size_t count, cap, page_bytes;
 };
 
 /* Device memory of one purpose, grown on need; what was in it is lost then. */
@@ -75,6 +84,7 @@ struct cuda_state {
     struct scratch ids;      /* small things from the host */
     struct scratch results;  /* of nll and kl */
     struct scratch marlin_space;
+    struct kv_pool pool;
     struct marlin_device marlin;
     struct {                 /* what `split` holds, so that q, k and v split their common input once; x NULL: nothing */
         const float *x;
@@ -94,7 +104,7 @@ int cuda_take(struct cuda_state *s, size_t bytes, const char *what, void **out, 
 /* Takes it and fills it from the host; done when it returns. On an error *out may hold memory, which is the caller's. */
 int cuda_take_copy(struct cuda_state *s, const void *from, size_t bytes, const char *what, void **out, struct err *e);
 
-/* weight.c, linear.c, logits.c: ops */
+/* weight.c, linear.c, attention.c, kv.c, logits.c: ops */
 int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct weight **out, struct err *e);
 /* Codes go to the device a byte each and are packed there, into `bytes` of w->data. to [K]: place of an input after reordering, NULL: its own. */
 int cuda_upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const int32_t *to, size_t bytes, struct err *e);
@@ -107,6 +117,10 @@ int cuda_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_
 int cuda_attention(struct backend *b, const struct attn_args *a, struct err *e);
 int cuda_kv_create(struct backend *b, int layers, int kv_heads, int head_dim, int64_t capacity, struct kv_cache **out, struct err *e);
 void cuda_kv_free(struct backend *b, struct kv_cache *kv);
+/* Pages for positions 0 .. positions - 1. -ERR_NOMEM: those that there was memory for are kept. */
+int cuda_kv_reach(struct cuda_state *s, struct kv_cache *kv, int64_t positions, struct err *e);
+/* Frees the pages that no sequence has. */
+void cuda_kv_release(struct cuda_state *s);
 int cuda_nll(struct backend *b, const float *logits, int64_t M, int64_t V, const int32_t *targets, double *nll, int32_t *top1, struct err *e);
 int cuda_kl(struct backend *b, const float *ref, const float *logits, int64_t M, int64_t V, const int32_t *targets, struct kl_row *out, struct err *e);
 
@@ -139,8 +153,9 @@ cudaError_t launch_add(cudaStream_t s, float *y, const float *x, int64_t n);
 
 /* One stretch of rows as the attention kernels see it. */
 struct cuda_segment {
-    float *k, *v; /* of this layer: [kv_heads][capacity][head_dim] */
-    int64_t capacity, pos;
+    float *const *pages; /* of ATTN_BLOCK positions */
+    int64_t k, v;        /* where in a page this layer's keys and values begin: [kv_heads][ATTN_BLOCK][head_dim] */
+    int64_t pos;
     int32_t row, rows;
 };
 enum { ATTN_SEGMENTS = 64, ATTN_BLOCK = 64, ATTN_SPLIT = 512, ATTN_MAX_D = 256 };

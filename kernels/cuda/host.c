@@ -23,6 +23,11 @@ int cuda_take(struct cuda_state *s, size_t bytes, const char *what, void **out, 
 {
     *out = NULL;
     cudaError_t r = cudaMalloc(out, bytes ? bytes : 1);
+    if (r == cudaErrorMemoryAllocation && s->pool.count) { /* pages that wait for a sequence can go */
+        (void)cudaGetLastError();
+        cuda_kv_release(s);
+        r = cudaMalloc(out, bytes ? bytes : 1);
+    }
     if (r == cudaSuccess)
         return 0;
     *out = NULL;
@@ -359,6 +364,8 @@ static void destroy(struct backend *b)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->p)
             cudaFree(all[i]->p);
+    cuda_kv_release(s);
+    free(s->pool.pages);
     if (s->staging)
         cudaFreeHost(s->staging);
     if (s->staged)

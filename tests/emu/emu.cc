@@ -1,5 +1,5 @@
 /* A CUDA device made of this processor: the runtime's functions, and blocks of threads as fibers (see include/kernels/cuda/instr.cuh). EMU_SEED shuffles differently;
- * EMU_SM=86 is a device of that compute capability with its shared memory (default 90).
+ * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_MB=100 one of 100 MB (default 1024).
  * What it proves: indices, layouts, barriers, waits, bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
 #include <math.h>
 #include <stdio.h>
@@ -15,18 +15,23 @@
 #define DIE(...) (fprintf(stderr, "emu: " __VA_ARGS__), fputc('\n', stderr), abort())
 
 enum { PAGE = 4096, STACK = 128 << 10, MOST_THREADS = 1024, MOST_SHARED = 227 << 10, PROCESSORS = 4 };
-static const size_t total_memory = (size_t)1 << 30;
 
 /* Memory */
 
 static std::map<void *, std::pair<char *, size_t>> allocations; /* pointer -> its pages */
 static size_t used_memory;
 
+static size_t memory()
+{
+    const char *mb = getenv("EMU_MB");
+    return (size_t)(mb ? atoi(mb) : 1024) << 20;
+}
+
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     size_t body = (bytes + PAGE - 1) / PAGE * PAGE, at = body - (bytes + 63) / 64 * 64;
     *out = NULL;
-    if (used_memory + body > total_memory)
+    if (used_memory + body > memory())
         return cudaErrorMemoryAllocation;
     char *p = (char *)mmap(NULL, body + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED || mprotect(p + body, PAGE, PROT_NONE))
@@ -84,8 +89,8 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *free_bytes = total_memory - used_memory;
-    *total = total_memory;
+    *free_bytes = memory() - used_memory;
+    *total = memory();
     return cudaSuccess;
 }
 
@@ -137,7 +142,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->major = capability() / 10;
     p->minor = capability() % 10;
     p->multiProcessorCount = PROCESSORS;
-    p->totalGlobalMem = total_memory;
+    p->totalGlobalMem = memory();
     return cudaSuccess;
 }
 
