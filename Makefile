@@ -191,7 +191,7 @@ $(B)/tests/kernels/check_marlin_emu: LIBS += $(O)/tests/kernels/marlin_emu.o -ls
 
 # The Marlin kernel by itself, all tiles and types: programs that test and time it on a device, each with all it needs linked in.
 CUDA_ARCHS ?= 80 90
-NVFLAGS = -std=c++17 -O3 -fmad=false -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
+NVFLAGS = -std=c++17 -O3 -fmad=false -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 OC := build/obj/cuda
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(OC)/kernels/cuda/marlin_gather.o $(MARLIN_ROW_OBJ)
@@ -235,15 +235,13 @@ test-build: all $(UNIT) $(GPU_CHECKS) $(EMU) $(B)/emu/gptqpipe
 test: test-build ## unit, kernel and command-line tests
 	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t tests/cuda/*.t)
 
-test-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS)) ## what a GPU computes, against the CPU, f64 and golden data; skips by name without one
-	$(Q)tests/gpu/run.sh $(B)
-	$(Q)$(if $(HAVE_CUDA),for t in $(GPU_TESTS); do $$t $(ARGS) || exit 1; done)
+test-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS)) ## what a GPU computes, against the CPU, f64 and golden data; skips by name without one (ARGS=--all: sanitizers and speed too)
+	$(Q)tests/gpu/run.sh $(ARGS) $(B)
 
 bench-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_BENCHES)) ## speed on a GPU, as share of its measured bandwidth
-	$(Q)for b in $(filter $(B)/tests/gpu/bench_%,$(GPU_CHECKS)); do $$b $(B)/libgptqpipe_cuda.so || exit 1; done
-	$(Q)$(if $(HAVE_CUDA),for b in $(GPU_BENCHES); do $$b $(ARGS) || exit 1; done)
+	$(Q)tests/gpu/run.sh --bench $(ARGS) $(B)
 
-dist: all $(GPU_CHECKS) ## a tarball that runs on another x86-64 Linux: program, plug-in, libraries, quickstart, GPU tests
+dist: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS) $(GPU_BENCHES)) ## a tarball that runs on another x86-64 Linux: program, plug-in, libraries, quickstart, GPU tests
 	$(Q)tests/gpu/dist.sh $(B)
 
 test-slow: test-build ## long tests: kills, compilers, whole-model runs

@@ -8,6 +8,12 @@ checks=$(dirname "$GPTQPIPE")/tests/gpu
 rc=$?
 grep -v '^ok' "$work/linear" >&2
 is $rc 0 'products'
+EMU_SM=86 "$checks/check_linear" "$emu/libgptqpipe_cuda.so" small marlin >"$work/linear86"
+rc=$?
+grep -v '^ok' "$work/linear86" >&2
+is $rc 0 'products of kernel marlin in 99 KB of shared memory'
+"$checks/bench_ops" "$emu/libgptqpipe_cuda.so" --tune small >"$work/tune"
+is "$? $(grep -cE '^SELECT\([48], [0-9]+, [0-9]+, (simple|marlin)\) /\* simple .* us \*/$' "$work/tune")" '0 4' 'rows for select.def'
 EMU_SEED=${EMU_SEED:-2} "$checks/check_ops" "$emu/libgptqpipe_cuda.so" small >"$work/ops"
 rc=$?
 grep -v '^ok' "$work/ops" >&2
