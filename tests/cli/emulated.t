@@ -29,4 +29,7 @@ run doctor
 like "$(cat "$work/out")" '^cuda      cuda:0 .*; .* emulated device only \(device auto takes the CPU, --device cuda this\)$' 'auto leaves unproven GPU code alone'
 run run manifests/quickstart/model --prompt a --max-tokens 1 --json -q
 like "$rc $(cat "$work/out")" '^0 .*"q_proj": ?"cpu/bf16"' 'and computes on the CPU'
+cp -r tests/vectors/quickstart-w4g128 "$work/q" && cp manifests/quickstart/model/tokenizer.json "$work/q/"
+EMU_MB=1 run run "$work/q" --prompt a --max-tokens 1 --device cuda -q
+like "$rc $(cat "$work/err")" '^1 gptqpipe: error: model\.layers\.[0-4]\.[a-z_.]+: cuda:0 has no memory for [a-z ]+: [0-9]+ bytes wanted, [0-9]+ of 1048576 free$' 'out of memory: which module, what for, how much'
 done_testing
