@@ -11,6 +11,7 @@
 #include "pipeline/base/mem.h"
 #include "stages/common.h"
 #include "stages/format/check.h"
+#include "stages/served.h"
 
 enum {
     BATCH = 16,              /* prompts that advance together: bounds the memory of keys and values; results never depend on it */
@@ -151,68 +152,20 @@ void generation_prompts_release(struct generation_prompts *p)
     *p = (struct generation_prompts){0};
 }
 
-/* "gptq-w4g128"; class_kernel puts the kernel in front ("cpu/gptq-w4g128") and joins by '+' where layers differ, in the order in which they first come. */
-static void module_format(const struct model *m, int64_t layer, enum module_id mod, char out[64])
-{
-    int bits, group;
-    struct tensor_view v;
-    if (model_is_quantized(m, layer, mod)) {
-        model_module_bits(m, layer, mod, &bits, &group);
-        if (group < 0)
-            snprintf(out, 64, "gptq-w%dchan", bits);
-        else
-            snprintf(out, 64, "gptq-w%dg%d", bits, group);
-        return;
-    }
-    if (model_dense_view(m, layer, mod, &v, NULL))
-        v.dtype = m->config.dtype;
-    snprintf(out, 64, "%s", v.dtype == DT_BF16 ? "bf16" : v.dtype == DT_F16 ? "f16" : "f32");
-}
-
-/* *first_why: the first reason that any layer gives. */
-static json_t *class_kernel(const struct model *m, int64_t layers, enum module_id mod, const struct decoder *d, const char **first_why)
-{
-    struct buf seen = BUF_INIT, out = BUF_INIT;
-    char last[32] = "";
-    *first_why = "";
-    for (int64_t i = 0; i < layers; i++) {
-        int64_t layer = mod == MOD_COUNT ? -1 : i;
-        char format[64], one[112];
-        const char *why, *kernel = decoder_kernel(d, layer, mod, &why);
-        if (!**first_why)
-            *first_why = why;
-        module_format(m, layer, mod, format);
-        snprintf(one, sizeof one, "+%s/%s+", kernel, format);
-        if (seen.len && strstr(seen.data, one))
-            continue;
-        buf_addstr(&seen, one);
-        buf_addstr(&out, out.len ? "+" : "");
-        if (strcmp(last, kernel) != 0)
-            buf_printf(&out, "%s/", kernel);
-        buf_addstr(&out, format);
-        snprintf(last, sizeof last, "%s", kernel);
-    }
-    json_t *v = json_string(buf_str(&out));
-    buf_release(&seen);
-    buf_release(&out);
-    return v;
-}
-
-/* The fields "kernel" and, where there is anything to say, "kernel_why" of every line. */
+/* The fields "kernel" and "kernel_why" of every line. */
 static json_t *kernel_fields(const struct model *m, const struct decoder *d)
 {
-    json_t *kernel = json_object(), *reasons = json_object();
-    for (int i = 0; i <= MOD_COUNT; i++) {
-        const char *name = i == MOD_COUNT ? "lm_head" : config_module_short((enum module_id)i), *dot = strrchr(name, '.'), *why;
-        name = dot ? dot + 1 : name;
-        json_object_set_new(kernel, name, class_kernel(m, i == MOD_COUNT ? 1 : m->config.layers, (enum module_id)i, d, &why));
-        if (*why)
-            json_object_set_new(reasons, name, json_string(why));
-    }
-    json_t *o = json_pack("{s:o}", "kernel", kernel);
-    if (json_object_size(reasons))
-        json_object_set(o, "kernel_why", reasons);
-    json_decref(reasons);
+    struct served s = {.m = m};
+    const char *why;
+    for (int i = 0; i < MOD_COUNT; i++)
+        for (int64_t layer = 0; layer < m->config.layers; layer++) {
+            const char *kernel = decoder_kernel(d, layer, (enum module_id)i, &why);
+            served_add(&s, layer, (enum module_id)i, kernel, why);
+        }
+    const char *kernel = decoder_kernel(d, -1, MOD_COUNT, &why);
+    served_add(&s, -1, MOD_COUNT, kernel, why);
+    json_t *o = served_json(&s);
+    served_release(&s);
     return o;
 }
 

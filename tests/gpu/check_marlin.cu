@@ -395,7 +395,7 @@ static void check_rows(const struct problem *p, const int *Ms, int count, const 
     int bad = -1;
     for (int i = 0; i < count; i++)
         for (int mode = MARLIN_FAST; mode <= MARLIN_FIXED; mode++) {
-            if (Ms[i] > p->max_rows || (mode == MARLIN_FIXED && Ms[i] != 1 && Ms[i] != 33))
+            if (Ms[i] > p->max_rows || (mode == MARLIN_FIXED && Ms[i] != 1 && Ms[i] != 33 && Ms[i] != 1024))
                 continue;
             struct marlin_config c;
             marlin_choose(&dev, &p->shape, Ms[i], (enum marlin_mode)mode, &c);

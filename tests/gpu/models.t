@@ -110,6 +110,8 @@ like "$(cat "$work/p/gptqpipe.lock")" "\"numerics\": \"$class\"" 'the lock remem
 run show -C "$work/p" hello --json
 like "$(cat "$work/out")" "\"class\": ?\"$class\"" 'the record says the class'
 like "$(cat "$work/out")" '"down_proj": ?"[a-z]+/gptq-w4g128"' 'and the kernels'
+run show -C "$work/p" good --json
+like "$(cat "$work/out")" '"down_proj": ?"marlin/gptq-w4g128"' 'and those of validate'
 run show -C "$work/p" cpu --json
 like "$(cat "$work/out")" '"class": ?"cpu"' 'kernel cpu: the CPU'
 run plan -C "$work/p"
