@@ -192,15 +192,14 @@ static __device__ void attend_part(struct rows_state<R> &st, float (*out)[DV], s
             out[r][j] = 0.0f;
     for (int64_t base = from / ATTN_BLOCK * ATTN_BLOCK; base < to; base += ATTN_BLOCK) {
         const int n = to - base < ATTN_BLOCK ? (int)(to - base) : (int)ATTN_BLOCK;
-        const float *const page = s.pages[base / ATTN_BLOCK] + t.head * ATTN_BLOCK * p.D;
         __syncthreads();
-        load_rows(keys, p.Dp + 4, page + s.k, p.D, n, ATTN_BLOCK, p.D, p.Dp);
+        load_rows(keys, p.Dp + 4, s.pages[base / ATTN_BLOCK] + s.k + t.head * ATTN_BLOCK * p.D, p.D, n, ATTN_BLOCK, p.D, p.Dp);
         __syncthreads();
         score<R>(sh, keys, q, p.Dp, p.scale);
         __syncthreads();
         soften<R>(st, sh, p, s, t, base);
         __syncthreads();
-        weigh<R, DV>(out, sh, page + s.v, n, p.D);
+        weigh<R, DV>(out, sh, s.pages[base / ATTN_BLOCK] + s.v + t.head * ATTN_BLOCK * p.D, n, p.D);
     }
 }
 
@@ -309,8 +308,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS) attention_join(const stru
     }
 }
 
-/* Parts one after the other: grid (tiles, kv heads, segments). */
-template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS) attention_whole(const struct attn_params p)
+/* Parts one after the other: grid (tiles, kv heads, segments). Two blocks an SM: without a word on it ptxas aims at three and spills. */
+template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS, 2) attention_whole(const struct attn_params p)
 {
     constexpr int R = ROWS_WHOLE;
     DYNAMIC_SHARED(float, dynamic);
