@@ -14,7 +14,7 @@ int cuda_check(struct cuda_state *s, cudaError_t r, const char *what, struct err
 {
     if (r == cudaSuccess)
         return 0;
-    return err_set(e, ERR_DEVICE, "cuda:%d: %s: %s (%s)", s->device, what, cudaGetErrorString(r), cudaGetErrorName(r));
+    return err_set(e, r == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "cuda:%d: %s: %s (%s)", s->device, what, cudaGetErrorString(r), cudaGetErrorName(r));
 }
 
 /* Memory */

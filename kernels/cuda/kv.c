@@ -6,6 +6,8 @@
 
 #include "kernels/cuda/cuda_state.h"
 
+enum { KV_RESERVE = 64 }; /* one part in so many of the device's memory is not for pages: the driver loads a kernel when it is first launched, and a product may want more scratch */
+
 static int64_t pages_of(int64_t positions)
 {
     return (positions + ATTN_BLOCK - 1) / ATTN_BLOCK;
@@ -84,9 +86,15 @@ static int take_page(struct cuda_state *s, struct kv_cache *kv, struct err *e)
     }
     char what[128];
     void *page;
+    size_t free_bytes = 0, total = 0;
     snprintf(what, sizeof what, "keys and values of positions %lld to %lld (%d layers, %d heads of %d)", (long long)(kv->count * ATTN_BLOCK),
              (long long)((kv->count + 1) * ATTN_BLOCK - 1), kv->layers, kv->kv_heads, kv->head_dim);
-    int rc = cuda_take(s, kv->page_bytes, what, &page, e);
+    int rc = cuda_check(s, cudaMemGetInfo(&free_bytes, &total), "cudaMemGetInfo", e);
+    if (!rc && free_bytes < kv->page_bytes + total / KV_RESERVE)
+        return err_set(e, ERR_NOMEM, "cuda:%d has no memory for %s: %zu bytes wanted, %zu of %zu free, %zu of them kept for kernels", s->device, what, kv->page_bytes,
+                       free_bytes, total, total / KV_RESERVE);
+    if (!rc)
+        rc = cuda_take(s, kv->page_bytes, what, &page, e);
     if (!rc)
         kv->pages[kv->count++] = page;
     return rc;

@@ -19,6 +19,7 @@ struct rule {
     int wn_log2, blocks, stages;
 };
 
+/* In MARLIN_FIXED a row decides bits: a change of it, or of marlin_grid_of, raises the plug-in's PLUGIN_REVISION (tests/kernels/check_marlin_schedule.c holds both). */
 static const struct rule rules[] = {
     {4, 8, 3, 2, 2, 8},  {4, 8, 2, 1, 2, 8},  {4, 8, 0, 0, 2, 8},  {8, 8, 2, 1, 1, 8},  {8, 8, 0, 0, 1, 8},
     {4, 16, 3, 2, 2, 8}, {4, 16, 0, 1, 2, 8}, {8, 16, 0, 1, 1, 8},
@@ -146,6 +147,10 @@ int marlin_config_check(const struct marlin_device *d, const struct marlin_shape
     if (c->stages < 2 || c->stages > most)
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin: %d stages of %d bytes do not fit (2 to %d do)", c->stages,
                        marlin_stage_bytes(s->bits, c->rows, c->wn_log2, s->unit_shift, s->zero_table), most);
+    const struct marlin_grid g = marlin_make_grid(d, s, M, c);
+    const int slabs = marlin_slabs(d, s, M, c);
+    if ((int64_t)slabs * g.blocks > MARLIN_COUNTERS)
+        return err_set(e, ERR_UNSUPPORTED, "kernel marlin: %d slabs of %d blocks, %d counters", slabs, g.blocks, MARLIN_COUNTERS);
     return 0;
 }
 

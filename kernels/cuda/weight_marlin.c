@@ -64,7 +64,11 @@ static int workspace(struct cuda_state *s, size_t bytes, struct err *e)
     if (bytes <= s->marlin_space.bytes)
         return 0;
     int rc = cuda_reserve(s, &s->marlin_space, bytes, "partial sums of a product", e);
-    return rc ? rc : cuda_check(s, cudaMemsetAsync(s->marlin_space.p, 0, bytes, s->stream), "clearing partial sums", e);
+    if (!rc)
+        rc = cuda_check(s, cudaMemsetAsync(s->marlin_space.p, 0, bytes, s->stream), "clearing partial sums", e);
+    if (rc)
+        s->marlin_space.bytes = 0; /* not clear: nothing may use it */
+    return rc;
 }
 
 int cuda_marlin_linear(struct cuda_state *s, const struct linear_args *a, struct err *e)

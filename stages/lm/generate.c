@@ -154,27 +154,34 @@ static void put_off_last(struct run *r)
     r->crowded = true;
 }
 
+/* Logits of what the step brings to the end of its ids. */
+static int heads(struct run *r, struct err *e)
+{
+    size_t single = 0;
+    while (single < r->segment_count && r->segments[single].rows == 1)
+        single++;
+    int rc = head(r, 0, single, 0, e);
+    for (size_t i = single; i < r->segment_count && !rc; i++)
+        if (r->owner[i]->done + r->segments[i].rows == total_ids(r->owner[i]->g))
+            rc = head(r, i, i + 1, r->segments[i].row + r->segments[i].rows - 1, e);
+    return rc;
+}
+
 static int step(struct run *r, struct err *e)
 {
     const struct config *c = decoder_config(r->d);
     struct backend *b = decoder_backend(r->d);
-    size_t V = (size_t)c->vocab_size, single = 0;
+    size_t V = (size_t)c->vocab_size;
     plan_step(r);
     int rc = decoder_forward(r->d, r->ids, r->rows, r->segments, r->segment_count, r->hidden, e);
-    if (rc == -ERR_NOMEM && r->live_count > 1) {
+    if (!rc)
+        rc = heads(r, e);
+    if (rc == -ERR_NOMEM && r->live_count > 1) { /* the step is done again: the same keys and values to the same places */
         put_off_last(r);
         return 0;
     }
-    while (single < r->segment_count && r->segments[single].rows == 1)
-        single++;
-    if (!rc)
-        rc = head(r, 0, single, 0, e);
-    for (size_t i = 0; i < r->segment_count && !rc; i++) {
-        struct live *l = r->owner[i];
-        l->done += r->segments[i].rows;
-        if (i >= single && l->done == total_ids(l->g))
-            rc = head(r, i, i + 1, r->segments[i].row + r->segments[i].rows - 1, e);
-    }
+    for (size_t i = 0; i < r->segment_count; i++)
+        r->owner[i]->done += r->segments[i].rows;
     if (!rc)
         rc = b->ops->download(b, r->host, r->logits, r->segment_count * V * sizeof(float), e);
     for (size_t i = 0; i < r->segment_count && !rc; i++) {

@@ -121,16 +121,17 @@ static void chosen_configs_run(void **state)
                 }
 }
 
+static const int64_t fixed_sizes[][2] = {{64, 64}, {1000, 300}, {4096, 4096}, {6144, 4096}, {4096, 14336}, {28672, 4096}, {128256, 4096}};
+
 /* In fixed mode what decides the bits, columns and the division of K, does not know M; how many rows share a read does. Partial sums keep to their room. */
 static void fixed_order(void **state)
 {
     (void)state;
-    static const int64_t sizes[][2] = {{64, 64}, {1000, 300}, {4096, 4096}, {6144, 4096}, {4096, 14336}, {28672, 4096}, {128256, 4096}};
     static const int64_t Ms[] = {2, 8, 9, 16, 17, 33, 1000};
     for (size_t d = 0; d < 3; d++)
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (size_t i = 0; i < sizeof fixed_sizes / sizeof *fixed_sizes; i++)
             for (int v = 0; v < 12; v++) {
-                struct marlin_shape s = shape(sizes[i][0], sizes[i][1], v & 1 ? 8 : 4);
+                struct marlin_shape s = shape(fixed_sizes[i][0], fixed_sizes[i][1], v & 1 ? 8 : 4);
                 s.zero_table = v >> 1 & 1;
                 s.unit_shift = v / 4 - 1;
                 struct marlin_config one, more;
@@ -158,6 +159,28 @@ static void fixed_order(void **state)
     assert_int_equal(marlin_slabs(&devices[2], &s, 100000, &c), MARLIN_SLAB_MAX);
 }
 
+/* What decides the bits of a fixed order, as one number. It changes: raise PLUGIN_REVISION (kernels/cuda/cuda_state.h), for results in caches were made the old way, and
+ * write the new number here beside it. */
+static void fixed_order_is_kept(void **state)
+{
+    (void)state;
+    uint64_t digest = 0xcbf29ce484222325u; /* FNV-1a, by numbers */
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++)
+        for (size_t i = 0; i < sizeof fixed_sizes / sizeof *fixed_sizes; i++)
+            for (int v = 0; v < 12; v++) {
+                struct marlin_shape s = shape(fixed_sizes[i][0], fixed_sizes[i][1], v & 1 ? 8 : 4);
+                s.zero_table = v >> 1 & 1;
+                s.unit_shift = v / 4 - 1;
+                struct marlin_config c;
+                marlin_choose(&devices[d], &s, 1, MARLIN_FIXED, &c);
+                const struct marlin_grid g = marlin_make_grid(&devices[d], &s, 1, &c);
+                const int numbers[] = {c.wn_log2, g.k_steps, g.n_tiles, g.blocks, g.base, g.rest};
+                for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++)
+                    digest = (digest ^ (uint64_t)numbers[k]) * 0x100000001b3u;
+            }
+    assert_int_equal(digest, 0x968bc78fa15d88f1u); /* of PLUGIN_REVISION 2 */
+}
+
 static void bad_configs(void **state)
 {
     (void)state;
@@ -169,6 +192,10 @@ static void bad_configs(void **state)
     assert_string_equal(e.text, "kernel marlin: a tile of 8 rows serves at most 8, not M=9");
     c.stages = 9;
     assert_int_equal(marlin_config_check(&devices[2], &s, 1, &c, &e), -ERR_UNSUPPORTED);
+    struct marlin_shape wide = shape(1 << 21, 4096, 4);
+    struct marlin_config many = {.rows = 8, .stages = 2, .blocks = 1, .fixed = true, .deal = 20000};
+    assert_int_equal(marlin_config_check(&devices[2], &wide, 1, &many, &e), -ERR_UNSUPPORTED);
+    assert_string_equal(e.text, "kernel marlin: 1 slabs of 20000 blocks, 16384 counters");
     c.rows = 24;
     assert_int_equal(marlin_config_check(&devices[2], &s, 1, &c, &e), -ERR_UNSUPPORTED);
     assert_string_equal(e.text, "kernel marlin has no tile of 24 rows by 64 columns");
@@ -184,6 +211,7 @@ int main(void)
         cmocka_unit_test(every_unit_once),
         cmocka_unit_test(chosen_configs_run),
         cmocka_unit_test(fixed_order),
+        cmocka_unit_test(fixed_order_is_kept),
         cmocka_unit_test(bad_configs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -135,6 +135,21 @@ static int short_attention(struct backend *b, const struct attn_args *a, struct 
     return plenty(b, a, e);
 }
 
+/* And one with memory for the logits' product of so many rows. */
+static int (*whole_linear)(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias, bool accumulate,
+                           struct err *e);
+static int64_t vocab, logits_most;
+
+static int short_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias, bool accumulate,
+                        struct err *e)
+{
+    if (ldy == vocab && M > logits_most) {
+        refusals++;
+        return err_set(e, ERR_NOMEM, "no memory for %d rows of logits", (int)M);
+    }
+    return whole_linear(b, y, ldy, x, ldx, M, w, bias, accumulate, e);
+}
+
 /* Memory that runs out on the way: the youngest give way and go on later, and no token is another. When even one does not fit, that is the error. */
 static void test_short_of_memory(void **state)
 {
@@ -145,11 +160,12 @@ static void test_short_of_memory(void **state)
     static const size_t lengths[N] = {40, 3, 17, 1, 25, 30};
     const struct generate_params p = {
         .sampling = {0.9, 1, 7},
-          .max_tokens = 24, .ignore_eos = true
+          .max_tokens = 24, .logprobs = 2, .ignore_eos = true
     };
-    struct generation g[2][N];
+    struct generation g[3][N]; /* with plenty; short of room for keys and values; for logits */
     lm_open(&lm, quickstart);
-    for (int round = 0; round < 2; round++) {
+    vocab = decoder_config(lm.d)->vocab_size;
+    for (int round = 0; round < 3; round++) {
         for (size_t i = 0; i < N; i++) {
             fill(prompts[i], lengths[i], (uint32_t)i);
             g[round][i] = (struct generation){.prompt = prompts[i], .prompt_count = lengths[i], .index = i};
@@ -157,12 +173,16 @@ static void test_short_of_memory(void **state)
         struct backend_ops ops = *lm.b->ops;
         const struct backend_ops *whole = lm.b->ops;
         plenty = ops.attention;
+        whole_linear = ops.linear;
         ops.attention = short_attention;
-        positions_most = round ? 110 : 1 << 20;
+        ops.linear = short_linear;
+        positions_most = round == 1 ? 110 : 1 << 20;
+        logits_most = round == 2 ? 2 : N;
+        refusals = 0;
         lm.b->ops = &ops;
         OK(generate(lm.d, g[round], N, &p, NULL, NULL, &err));
         assert_true(round ? refusals > 3 : refusals == 0);
-        if (round) {
+        if (round == 1) {
             struct generation alone = {.prompt = prompts[0], .prompt_count = 40};
             positions_most = 50;
             assert_int_equal(generate(lm.d, &alone, 1, &p, NULL, NULL, &err), -ERR_NOMEM);
@@ -172,12 +192,16 @@ static void test_short_of_memory(void **state)
         lm.b->ops = whole;
     }
     for (size_t i = 0; i < N; i++) {
-        assert_int_equal(g[0][i].count, 24);
-        assert_int_equal(g[1][i].count, 24);
-        for (size_t k = 0; k < 24; k++)
-            assert_int_equal(g[0][i].tokens[k].id, g[1][i].tokens[k].id);
-        generation_release(&g[0][i]);
-        generation_release(&g[1][i]);
+        for (int round = 0; round < 3; round++) {
+            assert_int_equal(g[round][i].count, 24);
+            assert_int_equal(g[round][i].finish, FINISH_LENGTH);
+            for (size_t k = 0; k < 24; k++) {
+                assert_int_equal(g[0][i].tokens[k].id, g[round][i].tokens[k].id);
+                assert_memory_equal(&g[0][i].tokens[k].logprob, &g[round][i].tokens[k].logprob, sizeof(double));
+            }
+        }
+        for (int round = 0; round < 3; round++)
+            generation_release(&g[round][i]);
     }
     lm_close(&lm);
 }
