@@ -65,15 +65,19 @@ PLUGIN := $(if $(HAVE_CUDA),$(B)/libgptqpipe_cuda.so)
 CUDA_HOME := $(abspath $(dir $(realpath $(NVCC)))/..)
 CUDA_ARCH ?= 80 86 89 90 100 120
 GENCODE := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
-NVCC_FLAGS := -std=c++17 -O3 -fmad=false -I. $(GENCODE) -Xptxas -v -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
-PLUGIN_HOST := $(filter-out kernels/cuda/marlin%,$(wildcard kernels/cuda/*.c)) kernels/select.c kernels/tensor.c pipeline/base/err.c
-PLUGIN_CU := $(filter-out kernels/cuda/marlin%,$(wildcard kernels/cuda/*.cu))
-OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(PLUGIN_CU:%.cu=$(O)/%.cu.o)
+NVCC_FLAGS := -std=c++17 -O3 -fmad=false -DMARLIN_EXACT_ONLY -I. $(GENCODE) -Xptxas -v -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
+# marlin_inst.cu is compiled once for each line of marlin.def (NAME:ROWS:WN:SCALED:BLOCKS here); the plug-in has those of exact weights.
+MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/marlin.def)
+marlin_inst = $(join -DMARLIN_INST_ROWS= -DMARLIN_INST_WN= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $(1):%,$(MARLIN_ROWS)))))
+PLUGIN_HOST := $(wildcard kernels/cuda/*.c) kernels/select.c kernels/tensor.c pipeline/base/err.c
+PLUGIN_CU := $(filter-out %/marlin_inst.cu %/marlin_gather.cu,$(wildcard kernels/cuda/*.cu))
+PLUGIN_ROWS := $(foreach r,$(filter %:0:1 %:0:2,$(MARLIN_ROWS)),kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).cu.o)
+OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(PLUGIN_CU:%.cu=$(O)/%.cu.o) $(PLUGIN_ROWS:%=$(O)/%)
 
 # The same sources for a device that is this processor (tests/emu), beside a second name of the program.
 EMU := $(B)/emu/libgptqpipe_cuda.so
-EMU_FLAGS := -O2 -g -ffp-contract=off -fno-strict-aliasing -fPIC -fvisibility=hidden -Itests/emu/include -I. -Wall -Wextra -Wno-unknown-pragmas -Wno-format-truncation -Werror
-OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(PLUGIN_CU:%.cu=$(O)/emu/%.cu.o) $(O)/emu/tests/emu/emu.o
+EMU_FLAGS := -O2 -g -DMARLIN_EXACT_ONLY -ffp-contract=off -fno-strict-aliasing -fPIC -fvisibility=hidden -Itests/emu/include -I. -Wall -Wextra -Wno-unknown-pragmas -Wno-format-truncation -Werror
+OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(PLUGIN_CU:%.cu=$(O)/emu/%.cu.o) $(PLUGIN_ROWS:%=$(O)/emu/%) $(O)/emu/tests/emu/emu.o
 GPU_CHECKS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/gpu/check_*.c tests/gpu/bench_*.c))
 
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c tests/kernels/check_*.c))
@@ -127,10 +131,15 @@ $(O)/emu-flags: FORCE
 	@echo '$(CC) $(CXX) $(EMU_FLAGS)' | cmp -s - $@ || echo '$(CC) $(CXX) $(EMU_FLAGS)' > $@
 $(O)/%.pic.o: %.c $(STAMP)
 	$(call compile,-fPIC -fvisibility=hidden -I$(CUDA_HOME)/include)
-$(O)/%.cu.o: %.cu $(O)/nvcc-flags
+define plugin_nvcc
 	@mkdir -p $(@D)
 	@echo "  NVCC  $@"
-	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
+	$(Q)$(NVCC) $(NVCC_FLAGS) $(1) -MMD -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
+endef
+$(O)/%.cu.o: %.cu $(O)/nvcc-flags
+	$(call plugin_nvcc)
+$(PLUGIN_ROWS:%=$(O)/%): $(O)/kernels/cuda/marlin_rows%.cu.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def $(O)/nvcc-flags
+	$(call plugin_nvcc,$(call marlin_inst,$*))
 $(PLUGIN): $(OBJ_PLUGIN)
 	@echo "  LD    $@"
 	$(Q)$(NVCC) -shared -cudart static -o $@ $^ -Xlinker --exclude-libs,ALL -ldl -lpthread
@@ -138,10 +147,15 @@ $(PLUGIN): $(OBJ_PLUGIN)
 $(O)/emu/%.o: %.c $(O)/emu-flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -D_GNU_SOURCE $(EMU_FLAGS) -MMD -MP -c -o $@ $<
-$(O)/emu/%.cu.o: %.cu $(O)/emu-flags
+define emu_cxx
 	@mkdir -p $(@D)
 	@echo "  EMU   $@"
-	$(Q)$(CXX) -x c++ -std=c++17 $(EMU_FLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CXX) -x c++ -std=c++17 $(EMU_FLAGS) $(1) -MMD -MP -c -o $@ $<
+endef
+$(O)/emu/%.cu.o: %.cu $(O)/emu-flags
+	$(call emu_cxx)
+$(PLUGIN_ROWS:%=$(O)/emu/%): $(O)/emu/kernels/cuda/marlin_rows%.cu.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def $(O)/emu-flags
+	$(call emu_cxx,$(call marlin_inst,$*))
 $(O)/emu/%.o: %.cc $(O)/emu-flags
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -std=c++17 $(EMU_FLAGS) -MMD -MP -c -o $@ $<
@@ -173,15 +187,14 @@ $(O)/tests/kernels/marlin_emu.o: tests/kernels/marlin_emu.cc $(STAMP)
 	$(Q)$(CXX) -std=c++17 -I. -g -O2 -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -Werror -MMD -MP -c -o $@ $<
 -include $(O)/tests/kernels/marlin_emu.d
 $(B)/tests/kernels/check_marlin_emu: $(O)/tests/kernels/marlin_emu.o
-$(B)/tests/kernels/check_marlin_emu: LIBS += $(O)/tests/kernels/marlin_emu.o -lstdc++
+$(B)/tests/kernels/check_marlin_emu: LIBS += $(O)/tests/kernels/marlin_emu.o -lstdc++ -lm
 
-# The Marlin kernel, not yet in the plug-in: programs that test and time it on a device, each with all it needs linked in.
+# The Marlin kernel by itself, all tiles and types: programs that test and time it on a device, each with all it needs linked in.
 CUDA_ARCHS ?= 80 90
-NVFLAGS = -std=c++17 -O3 -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
+NVFLAGS = -std=c++17 -O3 -fmad=false -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 OC := build/obj/cuda
-MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/marlin.def)
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
-MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(MARLIN_ROW_OBJ)
+MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(OC)/kernels/cuda/marlin_gather.o $(MARLIN_ROW_OBJ)
 MARLIN_HOST_OBJ := $(addprefix $(O)/,kernels/cuda/marlin_pack.o kernels/cuda/marlin_choose.o kernels/tensor.o pipeline/base/err.o)
 GPU_TESTS := $(patsubst tests/gpu/%.cu,build/cuda/%,$(wildcard tests/gpu/check_*.cu))
 GPU_BENCHES := $(patsubst tests/bench/%.cu,build/cuda/%,$(wildcard tests/bench/bench_*.cu))
@@ -192,7 +205,7 @@ define nvcc_compile
 	$(Q)$(NVCC) $(NVFLAGS) $(1) -MMD -MP -c -o $@ $<
 endef
 $(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def
-	$(call nvcc_compile,$(join -DMARLIN_INST_ROWS= -DMARLIN_INST_WN= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $*:%,$(MARLIN_ROWS))))))
+	$(call nvcc_compile,$(call marlin_inst,$*))
 $(OC)/%.o: %.cu
 	$(call nvcc_compile)
 $(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
@@ -222,15 +235,13 @@ test-build: all $(UNIT) $(GPU_CHECKS) $(EMU) $(B)/emu/gptqpipe
 test: test-build ## unit, kernel and command-line tests
 	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t tests/cuda/*.t)
 
-test-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS)) ## what a GPU computes, against the CPU, f64 and golden data; skips by name without one
-	$(Q)tests/gpu/run.sh $(B)
-	$(Q)$(if $(HAVE_CUDA),for t in $(GPU_TESTS); do $$t $(ARGS) || exit 1; done)
+test-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS)) ## what a GPU computes, against the CPU, f64 and golden data; skips by name without one (ARGS=--all: sanitizers and speed too)
+	$(Q)tests/gpu/run.sh $(ARGS) $(B)
 
 bench-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_BENCHES)) ## speed on a GPU, as share of its measured bandwidth
-	$(Q)for b in $(filter $(B)/tests/gpu/bench_%,$(GPU_CHECKS)); do $$b $(B)/libgptqpipe_cuda.so || exit 1; done
-	$(Q)$(if $(HAVE_CUDA),for b in $(GPU_BENCHES); do $$b $(ARGS) || exit 1; done)
+	$(Q)tests/gpu/run.sh --bench $(ARGS) $(B)
 
-dist: all $(GPU_CHECKS) ## a tarball that runs on another x86-64 Linux: program, plug-in, libraries, quickstart, GPU tests
+dist: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS) $(GPU_BENCHES)) ## a tarball that runs on another x86-64 Linux: program, plug-in, libraries, quickstart, GPU tests
 	$(Q)tests/gpu/dist.sh $(B)
 
 test-slow: test-build ## long tests: kills, compilers, whole-model runs

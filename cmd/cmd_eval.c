@@ -67,8 +67,10 @@ static int evaluate(struct cmd_ctx *c, struct eval_cmd *v, const char *path)
         if (rc && !c->err.file[0])
             err_wrap(&c->err, "%s", path);
     }
-    if (!rc)
+    if (!rc) {
         print_figures(&figures, v->json);
+        json_decref(figures.served);
+    }
     device_close(b);
     pool_free(pool);
     fileset_release(&model);

@@ -62,7 +62,8 @@ static void print_modules(const json_t *modules)
                    !json_object_get(m, "sym") ? "" : json_is_true(json_object_get(m, "sym")) ? "sym" : "asym",
                    json_is_true(json_object_get(m, "desc_act")) ? " desc_act" : "",
                    100 * json_real_value(json_object_get(m, "negative_scales")), number(m, "bytes"));
-        printf("  %s\n", text(m, "cuda_kernel"));
+        const char *why = json_string_value(json_object_get(m, "cuda_why"));
+        printf(why ? "  %s (%s)\n" : "  %s\n", text(m, "cuda_kernel"), why);
     }
 }
 

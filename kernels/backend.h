@@ -27,7 +27,7 @@
 #include "kernels/tensor.h"
 #include "pipeline/base/err.h"
 
-enum { BACKEND_ABI = 3, HESSIAN_BLOCK_ROWS = 256 };
+enum { BACKEND_ABI = 4, HESSIAN_BLOCK_ROWS = 256 };
 
 struct weight;   /* a linear layer's matrix as this backend wants it; opaque */
 struct kv_cache; /* keys and values of one sequence; opaque */
@@ -191,8 +191,9 @@ struct backend_ops {
     /* sum over rows of ||x (w_hat - w)^T||^2 is tr(E H E^T): f64, e [N,K] f32, h [K,K] f64 symmetric. For the report's relative output error. */
     int (*quad_form)(struct backend *b, const float *e_nk, const double *h, int64_t N, int64_t K, double *out, struct err *e);
 
-    /* The class of kernels that serves a weight ("cpu", "simple", "marlin", "dense"), for reports; a string that lives as long as the program. */
-    const char *(*weight_kernel)(const struct backend *b, const struct weight *w);
+    /* The class of kernels that serves a weight ("cpu", "simple", "marlin", "dense"), for reports; *why: the rule that kept a faster class from it, or "". Strings that
+     * live as long as the program. */
+    const char *(*weight_kernel)(const struct backend *b, const struct weight *w, const char **why);
 };
 
 struct backend {

@@ -59,10 +59,11 @@ static void op_weight_free(struct backend *b, struct weight *w)
     cpu_weight_free(w);
 }
 
-static const char *op_weight_kernel(const struct backend *b, const struct weight *w)
+static const char *op_weight_kernel(const struct backend *b, const struct weight *w, const char **why)
 {
     (void)b;
     (void)w;
+    *why = "";
     return "cpu";
 }
 

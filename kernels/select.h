@@ -1,6 +1,10 @@
 /* Which class of CUDA kernels serves a matrix: one rule for the plug-in, which obeys it, and for `inspect`, which shows it without a device.
- *   dense    any F32, F16 or BF16 matrix        simple   any quantized matrix                       (kernels/cuda/product.cuh)
- * The choice depends on the matrix and on nothing else: no environment, no machine. */
+ *   dense    any F32, F16 or BF16 matrix
+ *   marlin   4 and 8 bits; groups of 32, 64, 128, ... inputs or one group; any N and K, any order of inputs, symmetric or not      (kernels/cuda/marlin.h)
+ *   simple   any quantized matrix                                                                                                  (kernels/cuda/product.cuh)
+ * `auto` takes the first row of select.def that names a class whose rules the matrix keeps. The choice depends on the matrix and on nothing else: no environment, no
+ * machine, not M: a matrix lies on the device in one form. In every class a token's result is the same bits whatever the batch (marlin: MARLIN_FIXED, its cost in marlin.h),
+ * so the choice decides bits but not their steadiness; a change of select.def raises PLUGIN_REVISION. */
 #ifndef KERNELS_SELECT_H
 #define KERNELS_SELECT_H
 
@@ -10,11 +14,12 @@
 struct select_matrix {
     int64_t N, K;
     int bits; /* 0: not quantized */
-    int group_size;
+    int group_size; /* -1: one group */
     bool order; /* g_idx is not sequential */
 };
 
-/* asked: "auto", or the class that must serve quantized matrices. NULL: it cannot, *why is the rule. Strings live as long as the program. */
+/* asked: "auto", or the class that must serve quantized matrices. NULL: it cannot, *why is the rule. With `auto`, *why is the rule that kept a faster class from it, or "".
+ * Strings live as long as the program. */
 const char *select_kernel(const struct select_matrix *m, const char *asked, const char **why);
 
 #endif

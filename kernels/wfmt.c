@@ -33,8 +33,38 @@ void wfmt_pack_qweight(const struct qmatrix *q, uint32_t *qweight)
             put(qweight + n, q->N, k, q->bits, q->codes[n * q->K + k]);
 }
 
+/* The eight nibbles of a word as bytes, the lowest first. */
+static uint64_t nibbles(uint32_t word)
+{
+    uint64_t x = (word | (uint64_t)word << 16) & 0x0000ffff0000ffffu;
+    x = (x | x << 8) & 0x00ff00ff00ff00ffu;
+    return (x | x << 4) & 0x0f0f0f0f0f0f0f0fu;
+}
+
+/* Whole words of 4 or 8 bits. A row of words lies along n, a row of codes along k: blocks of one cache line of words by 8 rows, few enough to stay in one set of the nearest
+ * cache, for K and N are often powers of 2. */
+static void unpack_words(struct qmatrix *q, const uint32_t *qweight)
+{
+    enum { COLUMNS = 16, ROWS = 8 };
+    const int64_t each = 32 / q->bits, rows = q->K / each;
+    for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS)
+        for (int64_t r0 = 0; r0 < rows; r0 += ROWS) {
+            const int64_t n1 = n0 + COLUMNS < q->N ? n0 + COLUMNS : q->N, r1 = r0 + ROWS < rows ? r0 + ROWS : rows;
+            for (int64_t n = n0; n < n1; n++)
+                for (int64_t r = r0; r < r1; r++) {
+                    const uint32_t word = qweight[r * q->N + n];
+                    const uint64_t bytes = q->bits == 4 ? nibbles(word) : word;
+                    memcpy(q->codes + n * q->K + r * each, &bytes, (size_t)each); /* x86 puts the lowest byte first, too */
+                }
+        }
+}
+
 void wfmt_unpack_qweight(struct qmatrix *q, const uint32_t *qweight)
 {
+    if ((q->bits == 4 || q->bits == 8) && q->K % (32 / q->bits) == 0) {
+        unpack_words(q, qweight);
+        return;
+    }
     for (int64_t n = 0; n < q->N; n++)
         for (int64_t k = 0; k < q->K; k++)
             q->codes[n * q->K + k] = (uint8_t)get(qweight + n, q->N, k, q->bits);

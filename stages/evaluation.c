@@ -10,6 +10,7 @@
 #include "stages/format/check.h"
 #include "stages/lm/detmath.h"
 #include "stages/lm/weights.h"
+#include "stages/served.h"
 
 /* Everything that is open during one evaluation; zeroed first, closed in one place. */
 struct evaluation {
@@ -91,11 +92,17 @@ static int figures(const struct eval_result *r, struct evaluation_figures *out, 
     return 0;
 }
 
+static void on_served(void *arg, int64_t layer, enum module_id mod, const char *kernel, const char *why)
+{
+    served_add(arg, layer, mod, kernel, why);
+}
+
 int evaluation_run(const struct fileset *model, const struct fileset *reference, const struct fileset *data, const struct evaluation_params *p, struct backend *b,
                    int (*progress)(void *arg, double done, double total), void *arg, struct evaluation_figures *out, struct err *e)
 {
     struct evaluation v = {0};
     struct eval_result sums = {0};
+    struct served served = {.m = &v.model};
     bool ids = p->field && !strcmp(p->field, "input_ids");
     int rc = open_models(&v, model, reference, e);
     if (!rc && (!ids || fileset_find(model, "tokenizer.json")))
@@ -113,11 +120,16 @@ int evaluation_run(const struct fileset *model, const struct fileset *reference,
                                   .count = v.windows.count,
                                   .scratch = p->scratch ? p->scratch : temporary(),
                                   .progress = progress,
-                                  .arg = arg};
+                                  .arg = arg,
+                                  .served = on_served,
+                                  .served_arg = &served};
     if (!rc)
         rc = eval_run(&in, &sums, e);
     if (!rc)
         rc = figures(&sums, out, e);
+    if (!rc)
+        out->served = served_json(&served);
+    served_release(&served);
     close_all(&v);
     return rc;
 }

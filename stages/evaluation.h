@@ -23,6 +23,7 @@ struct evaluation_figures {
     double perplexity;
     bool has_reference;
     double reference_perplexity, kl_mean, top1_agreement;
+    json_t *served; /* which kernels (served.h) of the judged model; the caller's */
 };
 /* "auto" "document" "stream"; -1 for another word. */
 int evaluation_unit(const char *name);

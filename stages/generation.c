@@ -11,6 +11,7 @@
 #include "pipeline/base/mem.h"
 #include "stages/common.h"
 #include "stages/format/check.h"
+#include "stages/served.h"
 
 enum {
     BATCH = 16,              /* prompts that advance together: bounds the memory of keys and values; results never depend on it */
@@ -151,57 +152,20 @@ void generation_prompts_release(struct generation_prompts *p)
     *p = (struct generation_prompts){0};
 }
 
-/* "gptq-w4g128"; class_kernel puts the kernel in front ("cpu/gptq-w4g128") and joins by '+' where layers differ, in the order in which they first come. */
-static void module_format(const struct model *m, int64_t layer, enum module_id mod, char out[64])
+/* The fields "kernel" and "kernel_why" of every line. */
+static json_t *kernel_fields(const struct model *m, const struct decoder *d)
 {
-    int bits, group;
-    struct tensor_view v;
-    if (model_is_quantized(m, layer, mod)) {
-        model_module_bits(m, layer, mod, &bits, &group);
-        if (group < 0)
-            snprintf(out, 64, "gptq-w%dchan", bits);
-        else
-            snprintf(out, 64, "gptq-w%dg%d", bits, group);
-        return;
-    }
-    if (model_dense_view(m, layer, mod, &v, NULL))
-        v.dtype = m->config.dtype;
-    snprintf(out, 64, "%s", v.dtype == DT_BF16 ? "bf16" : v.dtype == DT_F16 ? "f16" : "f32");
-}
-
-static json_t *class_kernel(const struct model *m, int64_t layers, enum module_id mod, const struct decoder *d)
-{
-    struct buf seen = BUF_INIT, out = BUF_INIT;
-    char last[32] = "";
-    for (int64_t i = 0; i < layers; i++) {
-        int64_t layer = mod == MOD_COUNT ? -1 : i;
-        char format[64], one[112];
-        const char *kernel = decoder_kernel(d, layer, mod);
-        module_format(m, layer, mod, format);
-        snprintf(one, sizeof one, "+%s/%s+", kernel, format);
-        if (seen.len && strstr(seen.data, one))
-            continue;
-        buf_addstr(&seen, one);
-        buf_addstr(&out, out.len ? "+" : "");
-        if (strcmp(last, kernel) != 0)
-            buf_printf(&out, "%s/", kernel);
-        buf_addstr(&out, format);
-        snprintf(last, sizeof last, "%s", kernel);
-    }
-    json_t *v = json_string(buf_str(&out));
-    buf_release(&seen);
-    buf_release(&out);
-    return v;
-}
-
-static json_t *kernel_json(const struct model *m, const struct decoder *d)
-{
-    json_t *o = json_object();
-    for (int i = 0; i < MOD_COUNT; i++) {
-        const char *name = config_module_short((enum module_id)i), *dot = strrchr(name, '.');
-        json_object_set_new(o, dot ? dot + 1 : name, class_kernel(m, m->config.layers, (enum module_id)i, d));
-    }
-    json_object_set_new(o, "lm_head", class_kernel(m, 1, MOD_COUNT, d));
+    struct served s = {.m = m};
+    const char *why;
+    for (int i = 0; i < MOD_COUNT; i++)
+        for (int64_t layer = 0; layer < m->config.layers; layer++) {
+            const char *kernel = decoder_kernel(d, layer, (enum module_id)i, &why);
+            served_add(&s, layer, (enum module_id)i, kernel, why);
+        }
+    const char *kernel = decoder_kernel(d, -1, MOD_COUNT, &why);
+    served_add(&s, -1, MOD_COUNT, kernel, why);
+    json_t *o = served_json(&s);
+    served_release(&s);
     return o;
 }
 
@@ -311,7 +275,7 @@ static int on_token(void *arg, size_t i, int32_t id)
     return b->ev->progress ? b->ev->progress(b->ev->arg, *b->tokens) : 0;
 }
 
-static int emit_line(struct batch *b, size_t i, const struct generation *gen, const struct generate_params *params, const json_t *kernel, struct err *e)
+static int emit_line(struct batch *b, size_t i, const struct generation *gen, const struct generate_params *params, json_t *kernel, struct err *e)
 {
     const struct generation_prompt *p = &b->prompts->items[b->first + i];
     struct buf text = BUF_INIT;
@@ -327,7 +291,7 @@ static int emit_line(struct batch *b, size_t i, const struct generation *gen, co
         json_object_set_new(line, "ids", ids_json(&made));
         json_object_set_new(line, "text", json_stringn_nocheck(buf_str(&text), text.len));
         json_object_set_new(line, "finish_reason", json_string(finish_name(gen->finish)));
-        json_object_set_new(line, "kernel", json_deep_copy(kernel));
+        json_object_update(line, kernel);
         if (params->logprobs > 0)
             json_object_set_new(line, "logprobs", logprobs_json(gen, params->logprobs));
         rc = b->ev->line(b->ev->arg, b->first + i, line, e);
@@ -337,7 +301,7 @@ static int emit_line(struct batch *b, size_t i, const struct generation *gen, co
     return rc;
 }
 
-static int run_batch(struct batch *b, struct decoder *d, size_t n, const struct generate_params *params, const json_t *kernel, struct err *e)
+static int run_batch(struct batch *b, struct decoder *d, size_t n, const struct generate_params *params, json_t *kernel, struct err *e)
 {
     struct generation gen[BATCH] = {0};
     struct continuation texts[BATCH] = {0};
@@ -377,7 +341,7 @@ int generation_run(const struct generation_model *g, struct backend *b, const st
     size_t made = 0;
     struct decoder *d = NULL;
     int rc = decoder_open(&d, b, &g->model, positions_needed(g, p, params->max_tokens), e);
-    json_t *kernel = rc ? NULL : kernel_json(&g->model, d);
+    json_t *kernel = rc ? NULL : kernel_fields(&g->model, d);
     for (size_t first = 0; !rc && first < p->count; first += BATCH) {
         struct batch batch = {.g = g, .ev = ev, .first = first, .tokens = &made, .prompts = p};
         size_t n = p->count - first < BATCH ? p->count - first : BATCH;

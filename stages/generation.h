@@ -9,7 +9,7 @@
  * Not here: sampling and batching (stages/lm/generate.h). One thread at a time.
  *
  * A line: {"prompt": text, or null when ids were given, "prompt_ids": [...], "ids": [...], "text", "finish_reason": "stop|length|context",
- *   "kernel": {"q_proj": "simple/gptq-w4g128", ..., "lm_head": "dense/bf16"}} and, when asked for, "logprobs": [{"id","logprob","top":[{"id","logprob"}]}].
+ *   "kernel": {"q_proj": "marlin/gptq-w4g128", ..., "lm_head": "dense/bf16"}}, "kernel_why": {"q_proj": rule} where a faster class could not serve, and, when asked for, "logprobs": [{"id","logprob","top":[{"id","logprob"}]}].
  * Nothing in it depends on the machine beyond the numerics class, so equal keys give equal bytes. */
 #ifndef STAGES_GENERATION_H
 #define STAGES_GENERATION_H

@@ -67,8 +67,10 @@ static int on_line(void *arg, size_t prompt, const json_t *line, struct err *e)
     size_t n = strlen(text), keep = n < EXCERPT_BYTES ? n : EXCERPT_BYTES;
     while (keep < n && keep && ((unsigned char)text[keep] & 0xc0u) == 0x80u)
         keep--; /* whole characters */
-    if (!json_object_get(k->r->metrics, "kernel"))
-        json_object_set(k->r->metrics, "kernel", json_object_get(line, "kernel"));
+    static const char *const once[] = {"kernel", "kernel_why"};
+    for (size_t i = 0; i < sizeof once / sizeof *once; i++)
+        if (json_object_get(line, once[i]) && !json_object_get(k->r->metrics, once[i]))
+            json_object_set(k->r->metrics, once[i], json_object_get(line, once[i]));
     json_array_append_new(k->excerpts, json_pack("[O,o]", json_object_get(line, "prompt"), json_stringn(text, keep)));
     return 0;
 }

@@ -106,6 +106,8 @@ static int measure(struct stage_ctx *s, struct run_ctx *r, json_t *out, struct e
     device_close(b);
     if (rc)
         return rc;
+    json_object_update(r->metrics, f.served);
+    json_decref(f.served);
     json_t *v = evaluation_json(&f);
     json_object_update(out, v);
     json_decref(v);

@@ -1,46 +1,7 @@
-/* Attention on the device: caches, checks, and the two ways of answering, by how many rows a segment has. */
-#include <stdio.h>
-#include <stdlib.h>
-
+/* Attention on the device: checks, and the two ways of answering, by how many rows a segment has. */
 #include "kernels/cuda/cuda_state.h"
 
 enum { FEW_ROWS = 8 }; /* a segment of so many rows or fewer is answered in parts side by side */
-
-int cuda_kv_create(struct backend *b, int layers, int kv_heads, int head_dim, int64_t capacity, struct kv_cache **out, struct err *e)
-{
-    struct cuda_state *s = b->state;
-    *out = NULL;
-    size_t floats = 0, bytes = 0;
-    if (capacity < 1 || __builtin_mul_overflow((size_t)layers * (size_t)kv_heads * (size_t)head_dim, (size_t)capacity, &floats) ||
-        __builtin_mul_overflow(floats, sizeof(float), &bytes))
-        return err_set(e, ERR_SHAPE, "a KV cache of %d layers, %d heads of %d and %lld positions", layers, kv_heads, head_dim, (long long)capacity);
-    if (head_dim > ATTN_MAX_D)
-        return err_set(e, ERR_UNSUPPORTED, "heads of %d: the CUDA attention serves up to %d", head_dim, ATTN_MAX_D);
-    struct kv_cache *kv = calloc(1, sizeof *kv);
-    if (!kv)
-        return err_set(e, ERR_NOMEM, "no memory for a KV cache");
-    *kv = (struct kv_cache){.layers = layers, .kv_heads = kv_heads, .head_dim = head_dim, .capacity = capacity};
-    char what[128];
-    snprintf(what, sizeof what, "keys and values of %lld positions (%d layers, %d heads of %d)", (long long)capacity, layers, kv_heads, head_dim);
-    int rc = cuda_take(s, bytes, what, (void **)&kv->k, e);
-    if (!rc)
-        rc = cuda_take(s, bytes, what, (void **)&kv->v, e);
-    if (rc)
-        cuda_kv_free(b, kv);
-    else
-        *out = kv;
-    return rc;
-}
-
-void cuda_kv_free(struct backend *b, struct kv_cache *kv)
-{
-    (void)b;
-    if (!kv)
-        return;
-    cudaFree(kv->k);
-    cudaFree(kv->v);
-    free(kv);
-}
 
 static int check(const struct attn_args *a, struct err *e)
 {
@@ -61,9 +22,9 @@ static int check(const struct attn_args *a, struct err *e)
 static void add(struct attention_launch *l, const struct attn_args *a, const struct attn_segment *s)
 {
     const struct kv_cache *kv = s->kv;
-    int64_t at = (int64_t)a->layer * kv->kv_heads * kv->capacity * kv->head_dim;
-    l->seg[l->count++] =
-        (struct cuda_segment){.k = kv->k + at, .v = kv->v + at, .capacity = kv->capacity, .pos = s->pos, .row = (int32_t)s->row, .rows = (int32_t)s->rows};
+    const int64_t layer = (int64_t)kv->kv_heads * ATTN_BLOCK * kv->head_dim;
+    l->seg[l->count++] = (struct cuda_segment){
+        .pages = kv->table, .k = a->layer * layer, .v = (kv->layers + a->layer) * layer, .pos = s->pos, .row = (int32_t)s->row, .rows = (int32_t)s->rows};
     l->most_rows = s->rows > l->most_rows ? s->rows : l->most_rows;
     l->most_positions = s->pos + s->rows > l->most_positions ? s->pos + s->rows : l->most_positions;
 }
@@ -89,6 +50,8 @@ int cuda_attention(struct backend *b, const struct attn_args *a, struct err *e)
     struct cuda_state *s = b->state;
     struct attention_launch l[2] = {{.a = a}, {.a = a}}; /* [1]: few rows */
     int rc = check(a, e);
+    for (size_t i = 0; i < a->segment_count && !rc; i++) /* before anything is queued: a step that has no memory leaves no trace */
+        rc = cuda_kv_reach(s, a->segments[i].kv, a->segments[i].pos + a->segments[i].rows, e);
     for (size_t i = 0; i < a->segment_count && !rc; i++) {
         int few = a->segments[i].rows <= FEW_ROWS;
         if (!a->segments[i].rows)

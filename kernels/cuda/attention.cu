@@ -1,4 +1,4 @@
-/* Attention over a key/value cache. A row is a pair (position, query head of a group); a block of threads takes R rows of one key head of one segment.
+/* Attention over a key/value cache in pages of one block of positions. A row is a pair (position, query head of a group); a block of threads takes R rows of one key head of one segment.
  *
  * What a row's result is: positions go in blocks of ATTN_BLOCK (absolute: block i is positions 64 i ..), each with one running maximum, sum and output; after
  * ATTN_SPLIT positions (absolute too) they start anew, and the parts are joined in order. So nothing depends on the other rows of a block, on how many there are, on
@@ -25,10 +25,11 @@ static __global__ void __launch_bounds__(ATTN_THREADS) append(const struct attn_
     const int head = blockIdx.y;
     if (m >= s.rows)
         return;
-    const int64_t from = ((s.row + m) * p.kv_heads + head) * p.D, to = (head * s.capacity + s.pos + m) * p.D;
+    const int64_t from = ((s.row + m) * p.kv_heads + head) * p.D, to = (head * ATTN_BLOCK + (s.pos + m) % ATTN_BLOCK) * p.D;
+    float *const page = s.pages[(s.pos + m) / ATTN_BLOCK];
     for (int d = threadIdx.x; d < p.D; d += ATTN_THREADS) {
-        s.k[to + d] = p.k[from + d];
-        s.v[to + d] = p.v[from + d];
+        page[s.k + to + d] = p.k[from + d];
+        page[s.v + to + d] = p.v[from + d];
     }
 }
 
@@ -191,15 +192,14 @@ static __device__ void attend_part(struct rows_state<R> &st, float (*out)[DV], s
             out[r][j] = 0.0f;
     for (int64_t base = from / ATTN_BLOCK * ATTN_BLOCK; base < to; base += ATTN_BLOCK) {
         const int n = to - base < ATTN_BLOCK ? (int)(to - base) : (int)ATTN_BLOCK;
-        const int64_t at = (t.head * s.capacity + base) * p.D;
         __syncthreads();
-        load_rows(keys, p.Dp + 4, s.k + at, p.D, n, ATTN_BLOCK, p.D, p.Dp);
+        load_rows(keys, p.Dp + 4, s.pages[base / ATTN_BLOCK] + s.k + t.head * ATTN_BLOCK * p.D, p.D, n, ATTN_BLOCK, p.D, p.Dp);
         __syncthreads();
         score<R>(sh, keys, q, p.Dp, p.scale);
         __syncthreads();
         soften<R>(st, sh, p, s, t, base);
         __syncthreads();
-        weigh<R, DV>(out, sh, s.v + at, n, p.D);
+        weigh<R, DV>(out, sh, s.pages[base / ATTN_BLOCK] + s.v + t.head * ATTN_BLOCK * p.D, n, p.D);
     }
 }
 
@@ -308,8 +308,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS) attention_join(const stru
     }
 }
 
-/* Parts one after the other: grid (tiles, kv heads, segments). */
-template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS) attention_whole(const struct attn_params p)
+/* Parts one after the other: grid (tiles, kv heads, segments). Two blocks an SM: without a word on it ptxas aims at three and spills. */
+template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS, 2) attention_whole(const struct attn_params p)
 {
     constexpr int R = ROWS_WHOLE;
     DYNAMIC_SHARED(float, dynamic);

@@ -23,6 +23,11 @@ int cuda_take(struct cuda_state *s, size_t bytes, const char *what, void **out, 
 {
     *out = NULL;
     cudaError_t r = cudaMalloc(out, bytes ? bytes : 1);
+    if (r == cudaErrorMemoryAllocation && s->pool.count) { /* pages that wait for a sequence can go */
+        (void)cudaGetLastError();
+        cuda_kv_release(s);
+        r = cudaMalloc(out, bytes ? bytes : 1);
+    }
     if (r == cudaSuccess)
         return 0;
     *out = NULL;
@@ -355,10 +360,12 @@ static void destroy(struct backend *b)
     if (!b)
         return;
     struct cuda_state *s = state_of(b);
-    struct scratch *all[] = {&s->split, &s->partial, &s->ids, &s->results};
+    struct scratch *all[] = {&s->split, &s->partial, &s->ids, &s->results, &s->marlin_space};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->p)
             cudaFree(all[i]->p);
+    cuda_kv_release(s);
+    free(s->pool.pages);
     if (s->staging)
         cudaFreeHost(s->staging);
     if (s->staged)
@@ -384,6 +391,8 @@ static int open_backend(const struct plugin_options *o, const struct parallel *p
     snprintf(s->pinned, sizeof s->pinned, "%s", o->kernel);
     *b = (struct backend){.ops = &cuda_ops, .name = "cuda", .numerics = s->info.numerics, .state = s, .each_count = each_count, .destroy = destroy};
     int rc = device_info(o->device, &s->info, e);
+    if (!rc)
+        rc = marlin_device_open(&s->marlin, e);
     if (!rc)
         rc = cuda_check(s, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a stream", e);
     if (!rc)

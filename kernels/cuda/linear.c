@@ -45,6 +45,8 @@ static cudaError_t launch(struct cuda_state *s, const struct linear_args *a, enu
     case CUDA_W8:
         *row = CUDA_linear_simple_w8;
         return launch_linear_w8(s->stream, a, s->info.processors);
+    case CUDA_MARLIN: /* cuda_marlin_linear */
+        break;
     }
     BUG("weight of format %d", (int)a->w->fmt);
 }
@@ -62,9 +64,14 @@ int cuda_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_
         return rc;
     const struct linear_args a = {.y = y, .x = x, .xs = s->split.p, .ldy = ldy, .ldx = ldx, .M = M, .w = w, .bias = bias, .accumulate = accumulate};
     enum cuda_row row = CUDA_linear_dense_f32;
-    cudaError_t r = launch(s, &a, &row);
+    if (w->fmt == CUDA_MARLIN) {
+        row = w->shape.bits == 8 ? CUDA_linear_marlin_w8 : CUDA_linear_marlin_w4;
+        rc = cuda_marlin_linear(s, &a, e);
+    } else {
+        rc = cuda_check(s, launch(s, &a, &row), w->kernel, e);
+    }
     s->calls[row]++;
     if (s->split_of.x && overlap(y, (M - 1) * ldy + w->N, s->split_of.x, (s->split_of.M - 1) * s->split_of.ldx + s->split_of.K))
         s->split_of.x = NULL;
-    return cuda_check(s, r, w->kernel, e);
+    return rc;
 }

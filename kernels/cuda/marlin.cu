@@ -1,10 +1,9 @@
-/* Host side of the kernel: properties of the device, arguments, launches. */
+/* Host side of the kernel: properties of the device, arguments, launches. MARLIN_EXACT_ONLY: without the tiles that round weights, and bf16 only, for the plug-in. */
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/marlin_launch.h"
-#include "kernels/cuda/marlin_dequant.h"
 
-#define MARLIN(rows, wn_log2, scaled, blocks) extern "C" const void *marlin_rows##rows##_##wn_log2(int bits, int bf16);
+#define MARLIN(rows, wn_log2, scaled, blocks) extern "C" const void *marlin_rows##rows##_##wn_log2(int bits, int bf16); /* NULL: not built */
 #include "kernels/cuda/marlin.def"
 #undef MARLIN
 
@@ -39,7 +38,8 @@ static int raise_shared(int bytes, struct err *e)
     };
     for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
         for (int variant = 0; variant < 4; variant++) {
-            cudaError_t rc = cudaFuncSetAttribute(kernel_of(tiles[i][0], tiles[i][1], variant & 1 ? 8 : 4, variant >> 1), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+            const void *kernel = kernel_of(tiles[i][0], tiles[i][1], variant & 1 ? 8 : 4, variant >> 1);
+            cudaError_t rc = kernel ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) : cudaSuccess;
             if (rc != cudaSuccess)
                 return failed(rc, "cudaFuncSetAttribute", e);
         }
@@ -73,6 +73,11 @@ static int check_call(const struct marlin_device *d, const struct marlin_call *c
                        (long long)s->Kx);
     if (call->ldy < s->N)
         return err_set(e, ERR_SHAPE, "kernel marlin: rows of Y hold %lld elements, N is %lld", (long long)call->ldy, (long long)s->N);
+    if (call->halves && (call->M % 2 || c->rows > 32))
+        return err_set(e, ERR_UNSUPPORTED, "kernel marlin: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows", (long long)call->M, c->rows);
+    if (!kernel_of(c->rows, c->wn_log2, s->bits, call->act == MARLIN_BF16))
+        return err_set(e, ERR_UNSUPPORTED, "kernel marlin: this build has no tile of %d rows by %d columns for %s", c->rows, 64 << c->wn_log2,
+                       call->act == MARLIN_BF16 ? "bf16" : "f16");
     if (!call->weight.zeros != !s->zero_table)
         return err_set(e, ERR_SHAPE, "kernel marlin: zeros are %s", s->zero_table ? "missing" : "given, but the matrix has one zero");
     size_t need = marlin_workspace_bytes(d, s, call->M, c);
@@ -106,43 +111,14 @@ extern "C" int marlin_launch(const struct marlin_device *d, const struct marlin_
     int rc = check_call(d, call, c, e);
     struct marlin_args a;
     marlin_fill_args(call, c, &a);
-    const int64_t step = c->fixed ? (int64_t)MARLIN_SLAB_MAX * c->rows : call->M;
+    const int64_t step = rc == 0 && c->fixed ? (int64_t)marlin_slabs(d, call->shape, call->M, c) * c->rows : call->M;
     for (int64_t m = 0; rc == 0 && m < call->M; m += step) {
         const int64_t rows = call->M - m < step ? call->M - m : step;
         a.x = (const uint16_t *)call->x + m * call->ldx;
-        a.y = (char *)call->y + m * call->ldy * (call->y_f32 ? 4 : 2);
+        a.y = (char *)call->y + (call->halves ? m / 2 : m) * call->ldy * (call->y_f32 ? 4 : 2);
         a.M = (int)rows;
         a.grid = marlin_make_grid(d, call->shape, rows, c);
-        rc = launch(d, call, c, &a, marlin_slabs(rows, c), (cudaStream_t)stream, e);
+        rc = launch(d, call, c, &a, marlin_slabs(d, call->shape, rows, c), (cudaStream_t)stream, e);
     }
     return rc;
-}
-
-/* ---- gather ---- */
-
-enum { GATHER_THREADS = 256 };
-
-static __global__ void __launch_bounds__(GATHER_THREADS) gather_kernel(const struct marlin_gather g)
-{
-    const int bf16 = g.act == MARLIN_BF16;
-    const int64_t i = (int64_t)blockIdx.x * GATHER_THREADS + threadIdx.x;
-    if (i >= g.Kx)
-        return;
-    const int64_t from = g.perm ? g.perm[i] : i < g.K ? i : -1;
-    for (int64_t m = blockIdx.y; m < g.M; m += gridDim.y) {
-        uint16_t v = 0;
-        if (from >= 0)
-            v = g.x_f32 ? (uint16_t)marlin_pair_of(bf16, ((const float *)g.x)[m * g.ldx + from]) : ((const uint16_t *)g.x)[m * g.ldx + from];
-        ((uint16_t *)g.out)[m * g.ldo + i] = v;
-    }
-}
-
-extern "C" int marlin_gather(const struct marlin_gather *g, void *stream, struct err *e)
-{
-    if (g->M < 1 || g->Kx < 1 || g->ldo < g->Kx || g->ldx < g->K)
-        return err_set(e, ERR_SHAPE, "gather of X [%lld,%lld] to [%lld,%lld]", (long long)g->M, (long long)g->K, (long long)g->M, (long long)g->Kx);
-    const dim3 grid((unsigned)((g->Kx + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)(g->M < 1024 ? g->M : 1024));
-    gather_kernel<<<grid, GATHER_THREADS, 0, (cudaStream_t)stream>>>(*g);
-    cudaError_t rc = cudaGetLastError();
-    return rc == cudaSuccess ? 0 : failed(rc, "launch of marlin_gather", e);
 }

@@ -5,9 +5,13 @@
  *   workspace of marlin_workspace_bytes, zeroed   once; any number of layers on one stream share the largest
  *   each call:  marlin_choose(...) or a config of your own;  marlin_gather when shape.permuted (or to convert f32);  marlin_launch
  *
- * Numerics: equal bits for equal (shape, M, config, device); nothing depends on timing. Rows of one launch do not influence each other. For a row's result to be the
- * same whatever M is, ask marlin_choose for MARLIN_FIXED: every launch then takes tiles of 16 rows and cuts K as for one tile, at the price of reading the codes (from L2
- * mostly) once for every 16 rows. Weights are exact for tiles of 8, 16 and 32 rows; 48 and 64 round (q - zero) * scale to the activations' type.
+ * Numerics: equal bits for equal (shape, M, config, device); nothing depends on timing. Rows of one launch do not influence each other. Weights are exact for tiles of 8,
+ * 16 and 32 rows; 48 and 64 round (q - zero) * scale to the activations' type.
+ * For a row's result to be the same whatever M is, ask marlin_choose for MARLIN_FIXED, as the plug-in does. Columns of a tile and the parts of K then follow from N, K and
+ * the device alone, as is best for a few rows; rows are cut into slabs of 8, 16 or 32, which all compute an output by the same instructions on the same operands in the
+ * same order. What it costs: codes are read (from L2 mostly) once for every slab, so at most 32 rows share a read where tiles of 64 would; and every slab adds up its own
+ * parts of K, which one block could have walked alone. With halves a slab is 4, 8 or 16 tokens. Neither cost has been measured: predicted, it is nothing for a slab or
+ * two and a factor of 2 to 3 for hundreds of rows on matrices below 30 MB.
  * Error bounds, enforced by tests/gpu/check_marlin.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a row
  * of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (48, 64 rows) the weights may cost is taken off.
  *
@@ -35,6 +39,7 @@ struct marlin_config {
     int stages;      /* of the pipeline, 2..8 */
     int blocks;      /* an SM; 1 or 2 */
     bool fixed;      /* rows are cut into slabs of one tile, each computed alike */
+    int deal;        /* blocks that the tiles (fixed: of a slab) are dealt to, at most; 0: as many as run at once */
 };
 
 /* Where the device's copies of a packed matrix lie. */
@@ -49,11 +54,12 @@ struct marlin_call {
     enum marlin_act act;
     const void *x;        /* [M, ldx] of act, Kx columns; 16-byte aligned, ldx a multiple of 8. Columns from Kx on are never read */
     int64_t ldx, M;
-    void *y;              /* [M, ldy]: f32 (y_f32) or act */
+    void *y;              /* [M, ldy] (halves: [M / 2, ldy]): f32 (y_f32) or act */
     int64_t ldy;
     bool y_f32;
     const float *bias;    /* [N] or NULL */
     bool accumulate;      /* add to what y holds; the product and the bias first */
+    bool halves;          /* rows 2m and 2m + 1 of x (M even) are one activation in two parts: their results are added up and are row m of y. Exact weights only */
     void *workspace;
     size_t workspace_bytes;
     bool pdl;             /* programmatic dependent launch (sm_90 and newer): the launch may overlap the end of the kernel before it on the stream, which must not be what

@@ -12,7 +12,8 @@ enum {
     MARLIN_HEAD_BYTES = MARLIN_RED_BYTES + 128,          /* and a word to tell the block who is last */
     MARLIN_STAGES_MAX = 8,
     MARLIN_COUNTERS = 16384,                             /* at the head of the workspace, 0 before and after every launch */
-    MARLIN_SLAB_MAX = 16,                                /* row blocks side by side in a launch of fixed order */
+    MARLIN_SLAB_MAX = 16,                                /* row blocks side by side in a launch of fixed order, */
+    MARLIN_PARTIAL_BYTES = 64 << 20,                     /* fewer when their partial sums would take more than this */
 };
 
 struct marlin_args {
@@ -26,6 +27,7 @@ struct marlin_args {
     int64_t ldy;
     const float *bias;              /* [N] or NULL */
     int y_f32, accumulate;
+    int halves;                     /* rows 2m and 2m + 1 of x add up to row m of y (tiles of exact weights only) */
     int y_pairs;                    /* columns 2i, 2i + 1 of y can be stored together, as they are: aligned, nothing to add */
     int strips, k_chunks, unit_shift;
     int stages, pdl;

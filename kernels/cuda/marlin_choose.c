@@ -10,8 +10,10 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* The table: first row whose bits and tile rows match and of whose tiles there are enough, in half waves of one tile an SM: wide tiles read X less often and have fewer
- * warps to add up, narrow ones need fewer blocks along K for the whole device to have work. */
+/* The table. Origin: the times of an earlier form of the kernel on an H200 (tests/bench/results/2026-11-28-h200-marlin.txt) and what they let one predict; not measured
+ * since. `bench_marlin --tune` lists the best configs of each shape on a card.
+ * The first row whose bits and tile rows match and of whose tiles there are enough, in half waves of one tile an SM: wide tiles read X less often and have fewer warps to
+ * add up, narrow ones need fewer blocks along K for the whole device to have work. */
 struct rule {
     int bits, rows, half_waves;
     int wn_log2, blocks, stages;
@@ -51,25 +53,16 @@ static int tile_blocks(int rows, int wn_log2)
     return 0;
 }
 
-/* Rows of the tile for M rows. */
-static int tile_rows(int64_t M, enum marlin_mode mode)
-{
-    if (mode == MARLIN_FIXED)
-        return 16;
-    return M <= 8 ? 8 : M <= 16 ? 16 : M <= 32 ? 32 : M <= 48 ? 48 : 64;
-}
-
 static int64_t tiles(const struct marlin_shape *s, int64_t M, int rows, int wn_log2)
 {
     return ceil_div(s->strips, 1 << wn_log2) * ceil_div(M, rows);
 }
 
-void marlin_choose(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, enum marlin_mode mode, struct marlin_config *c)
+/* Row of the table for tiles of c->rows, and what it says. */
+static const struct rule *obey(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, struct marlin_config *c)
 {
-    *c = (struct marlin_config){.rows = tile_rows(M, mode), .fixed = mode == MARLIN_FIXED};
-    const int64_t counted = c->fixed ? 1 : M; /* the fixed division of K does not know M */
     const struct rule *r = rules;
-    while (r->bits != s->bits || r->rows != c->rows || 2 * tiles(s, counted, c->rows, r->wn_log2) < (int64_t)r->half_waves * d->sms)
+    while (r->bits != s->bits || r->rows != c->rows || 2 * tiles(s, M, c->rows, r->wn_log2) < (int64_t)r->half_waves * d->sms)
         r++;
     c->wn_log2 = r->wn_log2;
     c->blocks = r->blocks;
@@ -82,12 +75,49 @@ void marlin_choose(const struct marlin_device *d, const struct marlin_shape *s, 
         c->wn_log2++;
         c->stages = marlin_fit_stages(d, s, c, r->stages);
     }
+    return r;
+}
+
+static void choose_fast(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, struct marlin_config *c)
+{
+    c->rows = M <= 8 ? 8 : M <= 16 ? 16 : M <= 32 ? 32 : M <= 48 ? 48 : 64;
+    const struct rule *r = obey(d, s, M, c);
     while (c->stages < 2 && c->rows > 16) {
         c->rows -= 16;
         while (!tile_blocks(c->rows, c->wn_log2))
             c->wn_log2--;
         c->stages = marlin_fit_stages(d, s, c, r->stages);
     }
+}
+
+/* Columns and the division of K as for 8 rows: they decide the bits and must not know M. Taller tiles where there are rows for them and they fit beside it. */
+static void choose_fixed(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, struct marlin_config *c)
+{
+    c->rows = 8;
+    const struct rule *r = obey(d, s, 8, c);
+    c->fixed = true;
+    c->deal = r->blocks * d->sms;
+    for (int rows = M > 16 ? 32 : 16; M > 8 && rows > 8; rows /= 2) {
+        struct marlin_config tall = *c;
+        tall.rows = rows;
+        tall.blocks = tile_blocks(rows, c->wn_log2) < c->blocks ? tile_blocks(rows, c->wn_log2) : c->blocks;
+        for (; tall.blocks > 0; tall.blocks--) {
+            tall.stages = marlin_fit_stages(d, s, &tall, r->stages);
+            if (tall.stages >= 3 || (tall.blocks == 1 && tall.stages == 2)) {
+                *c = tall;
+                return;
+            }
+        }
+    }
+}
+
+void marlin_choose(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, enum marlin_mode mode, struct marlin_config *c)
+{
+    *c = (struct marlin_config){.fixed = false};
+    if (mode == MARLIN_FIXED)
+        choose_fixed(d, s, M, c);
+    else
+        choose_fast(d, s, M, c);
 }
 
 static int64_t k_steps(const struct marlin_shape *s, const struct marlin_config *c)
@@ -106,7 +136,7 @@ int marlin_config_check(const struct marlin_device *d, const struct marlin_shape
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin needs compute capability 8.0, the device has %d.%d", d->capability / 10, d->capability % 10);
     if (c->wn_log2 < 0 || c->wn_log2 > 3 || !tile_blocks(c->rows, c->wn_log2))
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin has no tile of %d rows by %d columns", c->rows, 64 << (c->wn_log2 & 7));
-    if (c->rows == 8 && M > 8)
+    if (c->rows == 8 && M > 8 && !c->fixed)
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin: a tile of 8 rows serves at most 8, not M=%lld", (long long)M);
     if (c->blocks < 1 || c->blocks > tile_blocks(c->rows, c->wn_log2))
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin: tiles of %d rows do not run with %d blocks an SM", c->rows, c->blocks);
@@ -121,19 +151,28 @@ int marlin_config_check(const struct marlin_device *d, const struct marlin_shape
 
 struct marlin_grid marlin_make_grid(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, const struct marlin_config *c)
 {
-    return marlin_grid_of((int)k_steps(s, c), (int)n_tiles(s, c), c->fixed ? 1 : (int)ceil_div(M, c->rows), d->sms * c->blocks);
+    return marlin_grid_of((int)k_steps(s, c), (int)n_tiles(s, c), c->fixed ? 1 : (int)ceil_div(M, c->rows), c->deal ? c->deal : d->sms * c->blocks);
 }
 
-int marlin_slabs(int64_t M, const struct marlin_config *c)
+static size_t slab_bytes(const struct marlin_grid *g, const struct marlin_config *c)
 {
-    int64_t n = c->fixed ? ceil_div(M, c->rows) : 1;
-    return (int)(n < MARLIN_SLAB_MAX ? n : MARLIN_SLAB_MAX);
+    return 2 * (size_t)g->blocks * (size_t)marlin_slot_floats(c->rows, c->wn_log2) * sizeof(float);
+}
+
+int marlin_slabs(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, const struct marlin_config *c)
+{
+    if (!c->fixed)
+        return 1;
+    struct marlin_grid g = marlin_make_grid(d, s, M, c);
+    int64_t n = ceil_div(M, c->rows), most = (int64_t)(MARLIN_PARTIAL_BYTES / slab_bytes(&g, c));
+    most = most > MARLIN_SLAB_MAX ? MARLIN_SLAB_MAX : most < 1 ? 1 : most;
+    return (int)(n < most ? n : most);
 }
 
 size_t marlin_workspace_bytes(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, const struct marlin_config *c)
 {
     struct marlin_grid g = marlin_make_grid(d, s, M, c);
-    return MARLIN_COUNTERS * sizeof(int) + (size_t)marlin_slabs(M, c) * 2 * (size_t)g.blocks * (size_t)marlin_slot_floats(c->rows, c->wn_log2) * sizeof(float);
+    return MARLIN_COUNTERS * sizeof(int) + (size_t)marlin_slabs(d, s, M, c) * slab_bytes(&g, c);
 }
 
 void marlin_fill_args(const struct marlin_call *call, const struct marlin_config *c, struct marlin_args *a)
@@ -151,6 +190,7 @@ void marlin_fill_args(const struct marlin_call *call, const struct marlin_config
     a->bias = call->bias;
     a->y_f32 = call->y_f32;
     a->accumulate = call->accumulate;
+    a->halves = call->halves;
     a->y_pairs = !call->bias && !call->accumulate && call->ldy % 2 == 0 && (uintptr_t)call->y % (call->y_f32 ? 8 : 4) == 0;
     a->strips = s->strips;
     a->k_chunks = s->k_chunks;

@@ -10,11 +10,10 @@ extern "C" const void *NAME(int bits, int bf16);
 
 extern "C" const void *NAME(int bits, int bf16)
 {
-    static const void *const kernel[2][2] = {
-        {(const void *)marlin_kernel<4, 0, MARLIN_INST_ROWS, MARLIN_INST_WN, MARLIN_INST_SCALED, MARLIN_INST_BLOCKS>,
-         (const void *)marlin_kernel<4, 1, MARLIN_INST_ROWS, MARLIN_INST_WN, MARLIN_INST_SCALED, MARLIN_INST_BLOCKS>},
-        {(const void *)marlin_kernel<8, 0, MARLIN_INST_ROWS, MARLIN_INST_WN, MARLIN_INST_SCALED, MARLIN_INST_BLOCKS>,
-         (const void *)marlin_kernel<8, 1, MARLIN_INST_ROWS, MARLIN_INST_WN, MARLIN_INST_SCALED, MARLIN_INST_BLOCKS>},
-    };
-    return kernel[bits == 8][bf16 != 0];
+#define KERNEL(bits, bf16) (const void *)marlin_kernel<bits, bf16, MARLIN_INST_ROWS, MARLIN_INST_WN, MARLIN_INST_SCALED, MARLIN_INST_BLOCKS>
+#ifdef MARLIN_EXACT_ONLY
+    return !bf16 ? NULL : bits == 8 ? KERNEL(8, 1) : KERNEL(4, 1);
+#else
+    return bits == 8 ? (bf16 ? KERNEL(8, 1) : KERNEL(8, 0)) : (bf16 ? KERNEL(4, 1) : KERNEL(4, 0));
+#endif
 }

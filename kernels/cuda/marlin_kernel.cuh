@@ -4,15 +4,18 @@
  * takes one chunk of 64 x 64 codes. Units come through a ring of `stages` in shared memory filled by cp.async: a lane copies exactly the 16 bytes of codes it will
  * use itself, a block shares X. At the end of a tile the wk warps of a strip are added up in shared memory, and split tiles across blocks (marlin_schedule.h).
  *
- * ROWS 8 is the transposed form for up to 8 tokens: codes are the 16-row operand, tokens the 8 columns; half the products and half the reads of X of ROWS 16.
  * SCALED 0: the products are taken on raw codes, exactly; once a group the sums are multiplied by the scales, in f32, less zero * (sum of x), for which one more product
- *   per slice, with ones, gives the sum of x. Cheap per code and exact in the weights, but two sets of sums.
- * SCALED 1: weights are rounded to the activations' type, one set of sums: for 64 rows, where registers allow no other.
+ *   per slice and 8 tokens, with ones, gives the sum of x. Cheap per code and exact in the weights, but two sets of sums. These tiles are transposed: codes are the 16-row
+ *   operand, tokens the 8 columns, so that 8, 16 and 32 rows do the same for an output, instruction by instruction, and a token's bits do not depend on the tile.
+ * SCALED 1: weights are rounded to the activations' type, one set of sums: for 48 and 64 rows, where registers allow no other. Tokens are the 16-row operand.
  *
- * Order of additions of an output: k16 slices of a chunk, chunks of a warp, warps, blocks: fixed by (N, K, config, grid), whatever else runs. What marlin_ptx.cuh
- * names can be a CPU's: tests/kernels/marlin_emu.cc runs this file as it stands. */
+ * Order of additions of an output: k16 slices of a chunk, chunks of a warp, warps, blocks: fixed by (N, K, grid of a row block, log2 of strips), whatever else runs.
+ * Compiled with or without contraction: what may be contracted is written as fmaf. What marlin_ptx.cuh names can be a CPU's: tests/kernels/marlin_emu.cc runs this file
+ * as it stands. */
 #ifndef KERNELS_CUDA_MARLIN_KERNEL_CUH
 #define KERNELS_CUDA_MARLIN_KERNEL_CUH
+
+#include <math.h>
 
 #include "kernels/cuda/marlin_args.h"
 #include "kernels/cuda/marlin_dequant.h"
@@ -35,10 +38,9 @@ struct alignas(8) floats2 {
     float a, b;
 };
 
-MARLIN_FN constexpr int marlin_transposed(int rows) { return rows == 8; }
-/* m16 tiles of tokens in a warp's tile, and quads of sums: [m16][n8] or, transposed, [n16]. */
+/* 16-row pieces of X in a warp's tile (8 rows are half of one), and quads of sums: [m16][n8] or, transposed, [8 tokens][n16]. */
 MARLIN_FN constexpr int marlin_m_tiles(int rows) { return rows == 8 ? 1 : rows / 16; }
-MARLIN_FN constexpr int marlin_quads(int rows) { return rows == 8 ? 4 : rows / 2; }
+MARLIN_FN constexpr int marlin_quads(int rows) { return rows / 2; }
 
 /* One warp's share of a unit. */
 struct chunk {
@@ -137,7 +139,7 @@ template <int BITS, int ROWS, int WN> MARLIN_DEV void load_x(const marlin_args &
 
 /* ---- computing ---- */
 
-/* A fragments of 16 tokens x 16 inputs. */
+/* 16 tokens x 16 inputs: an A fragment, or the B fragments of 8 tokens (words 0, 2) and 8 more (1, 3). */
 MARLIN_DEV void slice_x(const chunk &c, int m, int slice, uint32_t (&x)[4])
 {
     load_matrix4(x, c.x + m * 16 * c.row_bytes + (c.x_at ^ slice * 32));
@@ -149,7 +151,7 @@ MARLIN_DEV void slices_x8(const chunk &c, int slice, uint32_t (&x)[4])
     load_matrix4(x, c.x + (c.x_at ^ slice * 32));
 }
 
-/* What a slice, or `part` of PARTS of its columns, is read into. (Transposed, x is read apart, two slices at a time.) */
+/* What a slice, or `part` of PARTS of its columns, is read into. (Of 8 rows x is read apart, two slices at a time.) */
 template <int BITS, int ROWS, int PARTS> struct fragments {
     uint32_t v[BITS / PARTS];
     uint32_t x[marlin_m_tiles(ROWS)][4];
@@ -171,7 +173,7 @@ template <int BITS, int ROWS, int PARTS> MARLIN_DEV void load_slice(const chunk 
                 f.v[4 * i + j] = w.w[j];
         }
     }
-    if constexpr (!marlin_transposed(ROWS))
+    if constexpr (ROWS > 8)
 #pragma unroll
         for (int m = 0; m < marlin_m_tiles(ROWS); m++)
             slice_x(c, m, slice, f.x[m]);
@@ -186,40 +188,34 @@ template <int BITS, int BF16, int SCALED, int N> MARLIN_DEV void slice_pairs(con
         marlin_pairs8(BF16, SCALED, v[2 * j], v[2 * j + 1], b);
 }
 
-/* total += scale * (sum - (zero + offset) * unit * (sum of x)), for the columns of a part: quads of sums [m16][n8 block of the part] or, transposed, all of them. Scales
- * and zeros of the columns of a lane's sums lie in one vector, [n8 block]; not transposed, in one for each column of a pair. */
+/* total += scale * (sum - (zero + offset) * unit * (sum of x)), for the columns of a part: quads of sums [8 tokens][n16 of the part]. A lane's columns are n % 8 = lane / 4
+ * of every n8 block: their scales lie in one vector, and so do their zeros. sx: of tokens 2t and 2t + 1 of each 8. */
 template <int BITS, int BF16, int ROWS, int PARTS>
-MARLIN_DEV void settle(const marlin_args &a, const char *scales, int lane, int part, const float (&sx)[marlin_m_tiles(ROWS)][4],
-                       const float (&sum)[marlin_quads(ROWS) / PARTS][4], float (&total)[marlin_quads(ROWS)][4])
+MARLIN_DEV void settle(const marlin_args &a, const char *scales, int lane, int part, const float (&sx)[ROWS / 8][4], const float (&sum)[marlin_quads(ROWS) / PARTS][4],
+                       float (&total)[marlin_quads(ROWS)][4])
 {
-    constexpr bool T = marlin_transposed(ROWS);
-    constexpr int BLOCKS = 8 / PARTS;
+    constexpr int J = 4 / PARTS; /* n16 blocks of a part */
     const float offset = marlin_raw_offset(BITS, BF16), unit[2] = {marlin_raw_unit(BITS, BF16, 0), marlin_raw_unit(BITS, BF16, 1)}, by = a.zero + offset;
-    const char *zeros = scales + marlin_warp_scales(a.unit_shift, 0);
+    const words4 s = *(const words4 *)(scales + lane / 4 * 16);
+    if (a.zeros) {
+        const words4 z = *(const words4 *)(scales + marlin_warp_scales(a.unit_shift, 0) + lane / 4 * 16);
 #pragma unroll
-    for (int parity = 0; parity < (T ? 1 : 2); parity++) {
-        const int at = T ? lane / 4 * 16 : lane % 4 * 32 + parity * 16;
-        const words4 s = *(const words4 *)(scales + at);
-        if (a.zeros) {
-            const words4 z = *(const words4 *)(zeros + at);
+        for (int q = 0; q < ROWS / 8 * J; q++)
 #pragma unroll
-            for (int q = 0; q < marlin_quads(ROWS) / PARTS; q++)
+            for (int i = 0; i < 4; i++) {
+                const int j = J * part + q % J, half = i / 2;
+                float &t = total[q / J * 4 + j][i];
+                t = fmaf(marlin_f16(s.w[j], half), fmaf(-(marlin_f16(z.w[j], half) + offset), sx[q / J][i % 2] * unit[half], sum[q][i]), t);
+            }
+    } else {
 #pragma unroll
-                for (int i = parity; i < 4; i += T ? 1 : 2) {
-                    const int block = BLOCKS * part + q % BLOCKS, word = T ? q : block / 2, high = T ? i / 2 : block % 2;
-                    const float x = sx[T ? 0 : q / BLOCKS][T ? i % 2 : i / 2 * 2] * unit[high];
-                    total[T ? q : q / BLOCKS * 8 + block][i] += marlin_f16(s.w[word], high) * (sum[q][i] - (marlin_f16(z.w[word], high) + offset) * x);
-                }
-        } else {
+        for (int q = 0; q < ROWS / 8 * J; q++)
 #pragma unroll
-            for (int q = 0; q < marlin_quads(ROWS) / PARTS; q++)
-#pragma unroll
-                for (int i = parity; i < 4; i += T ? 1 : 2) {
-                    const int block = BLOCKS * part + q % BLOCKS, word = T ? q : block / 2, high = T ? i / 2 : block % 2;
-                    const float x = sx[T ? 0 : q / BLOCKS][T ? i % 2 : i / 2 * 2] * unit[high];
-                    total[T ? q : q / BLOCKS * 8 + block][i] += marlin_f16(s.w[word], high) * (sum[q][i] - by * x);
-                }
-        }
+            for (int i = 0; i < 4; i++) {
+                const int j = J * part + q % J, half = i / 2;
+                float &t = total[q / J * 4 + j][i];
+                t = fmaf(marlin_f16(s.w[j], half), fmaf(-by, sx[q / J][i % 2] * unit[half], sum[q][i]), t);
+            }
     }
 }
 
@@ -232,23 +228,28 @@ template <int N> MARLIN_DEV void set_zero(float (&v)[N][4])
             v[q][i] = 0.0f;
 }
 
+/* B fragment of 8 tokens, the t-th of a tile, for slice i: a word for inputs 0..7 (hi 0) and 8..15. x8: of 8 rows, x: of more. */
+template <int ROWS> MARLIN_DEV uint32_t tokens_x(const uint32_t (&x8)[2][4], const uint32_t (&x)[marlin_m_tiles(ROWS)][4], int t, int i, int hi)
+{
+    return ROWS == 8 ? x8[i / 2][i % 2 * 2 + hi] : x[t / 2][t % 2 + 2 * hi];
+}
+
 /* A chunk, SCALED 0. Totals are in raw units. Tiles of 16 rows and more go through its columns in two parts, for which they have the registers; a slice is read while the
  * one before is multiplied. */
 template <int BITS, int BF16, int ROWS> MARLIN_DEV void chunk_grouped(const marlin_args &a, const chunk &c, float (&total)[marlin_quads(ROWS)][4])
 {
-    constexpr bool T = marlin_transposed(ROWS);
-    constexpr int MT = marlin_m_tiles(ROWS), PARTS = T ? 1 : 2, BLOCKS = 8 / PARTS;
+    constexpr int T = ROWS / 8, PARTS = ROWS == 8 ? 1 : 2, J = 4 / PARTS;
     const uint32_t one = marlin_pair_ones(BF16), ones[4] = {one, one, one, one};
-    float sx[2][MT][4], sum[marlin_quads(ROWS) / PARTS][4];
+    float sx[2][T][4], sum[T * J][4];
     set_zero(sx[0]);
     set_zero(sx[1]);
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
         fragments<BITS, ROWS, PARTS> f[2];
-        uint32_t x8[2][4];
+        uint32_t x8[2][4] = {};
         set_zero(sum);
         load_slice<BITS, ROWS, PARTS>(c, 0, part, f[0]);
-        if constexpr (T) {
+        if constexpr (ROWS == 8) {
             slices_x8(c, 0, x8[0]);
             slices_x8(c, 2, x8[1]);
         }
@@ -260,37 +261,29 @@ template <int BITS, int BF16, int ROWS> MARLIN_DEV void chunk_grouped(const marl
                 settle<BITS, BF16, ROWS, PARTS>(a, c.scales, c.lane, part, sx[0], sum, total);
                 set_zero(sum);
             }
-            const uint32_t(&x)[MT][4] = f[i % 2].x;
-            if (part == 0) {
-                if constexpr (T)
-                    mma<BF16>(sx[i / 2][0], ones, x8[i / 2][i % 2 * 2], x8[i / 2][i % 2 * 2 + 1], sx[i / 2][0]);
-                else
+            uint32_t x[T][2];
 #pragma unroll
-                    for (int m = 0; m < MT; m++)
-                        mma<BF16>(sx[i / 2][m], x[m], one, one, sx[i / 2][m]);
+            for (int t = 0; t < T; t++) {
+                x[t][0] = tokens_x<ROWS>(x8, f[i % 2].x, t, i, 0);
+                x[t][1] = tokens_x<ROWS>(x8, f[i % 2].x, t, i, 1);
+                if (part == 0)
+                    mma<BF16>(sx[i / 2][t], ones, x[t][0], x[t][1], sx[i / 2][t]);
             }
 #pragma unroll
-            for (int j = 0; j < 4 / PARTS; j++) {
+            for (int j = 0; j < J; j++) {
                 uint32_t b[4];
                 slice_pairs<BITS, BF16, 0>(f[i % 2].v, j, b);
-                if constexpr (T) {
-                    const uint32_t w[4] = {b[0], b[2], b[1], b[3]};
-                    mma<BF16>(sum[j], w, x8[i / 2][i % 2 * 2], x8[i / 2][i % 2 * 2 + 1], sum[j]);
-                } else {
+                const uint32_t w[4] = {b[0], b[2], b[1], b[3]};
 #pragma unroll
-                    for (int m = 0; m < MT; m++) {
-                        mma<BF16>(sum[BLOCKS * m + 2 * j], x[m], b[0], b[1], sum[BLOCKS * m + 2 * j]);
-                        mma<BF16>(sum[BLOCKS * m + 2 * j + 1], x[m], b[2], b[3], sum[BLOCKS * m + 2 * j + 1]);
-                    }
-                }
+                for (int t = 0; t < T; t++)
+                    mma<BF16>(sum[J * t + j], w, x[t][0], x[t][1], sum[J * t + j]);
             }
         }
         if (part == 0 && a.unit_shift >= 0)
 #pragma unroll
-            for (int m = 0; m < MT; m++) {
-                sx[1][m][0] += sx[0][m][0];
-                sx[1][m][1] += sx[0][m][1];
-                sx[1][m][2] += sx[0][m][2];
+            for (int t = 0; t < T; t++) {
+                sx[1][t][0] += sx[0][t][0];
+                sx[1][t][1] += sx[0][t][1];
             }
         settle<BITS, BF16, ROWS, PARTS>(a, c.scales + (a.unit_shift < 0 ? MARLIN_SCALE_ROW_BYTES : 0), c.lane, part, sx[1], sum, total);
     }
@@ -365,7 +358,7 @@ template <int BF16> MARLIN_DEV void put(const marlin_args &a, int row, int col, 
 /* A pair of sums of strip `strip`, finished. */
 template <int BITS, int BF16, int ROWS, int SCALED> MARLIN_DEV void put_pair(const marlin_args &a, int row0, int strip, int pair, int lane, floats2 v)
 {
-    constexpr int T = marlin_transposed(ROWS);
+    constexpr int T = !SCALED;
     int row, col;
     marlin_pair_at(T, pair, lane, &row, &col);
     if constexpr (!SCALED) {
@@ -375,6 +368,11 @@ template <int BITS, int BF16, int ROWS, int SCALED> MARLIN_DEV void put_pair(con
     }
     row += row0;
     col += strip * 64;
+    if (T && a.halves) { /* rows 2m and 2m + 1 are one token's */
+        if (row < a.M)
+            put<BF16>(a, row / 2, col, v.a + v.b);
+        return;
+    }
     if (!T && a.y_pairs && row < a.M && col + 1 < a.N) { /* the plain case, in one store */
         if (a.y_f32)
             *(floats2 *)((float *)a.y + row * a.ldy + col) = v;
@@ -519,8 +517,7 @@ template <int BITS, int BF16, int ROWS, int WN, int SCALED, int BLOCKS> MARLIN_K
         let_consumer_start();
 
     /* Where a lane's row of X begins in a stage, for ldmatrix. */
-    constexpr bool T = marlin_transposed(ROWS);
-    const int row_bytes = 128 << (3 - WN), x_row = T ? lane % 8 : lane % 16, x_at = ((T ? lane / 8 : lane / 16) ^ (lane & 7)) * 16;
+    const int row_bytes = 128 << (3 - WN), x_row = ROWS == 8 ? lane % 8 : lane % 16, x_at = ((ROWS == 8 ? lane / 8 : lane / 16) ^ (lane & 7)) * 16;
     const int x_begin = marlin_stage_codes(BITS) + MARLIN_WARPS * scale_bytes + x_row * row_bytes + kw * 128;
     float total[Q][4];
     set_zero(total);

@@ -86,14 +86,14 @@ MARLIN_FN int marlin_x_at(int row, int piece, int row_bytes)
 }
 
 /* Coordinates in a warp's result of register pair `pair` (registers 2 * pair, 2 * pair + 1) of a lane.
- *   rows of 16: accumulators [m16][n8 block][4]; the pair is columns col, col + 1 of token row `row`
- *   transposed (8 tokens): accumulators [n16][4]; the pair is tokens row, row + 1 of column col */
+ *   tokens as rows: accumulators [m16][n8 block][4]; the pair is columns col, col + 1 of token row `row`
+ *   transposed: accumulators [8 tokens][n16][4]; the pair is tokens row, row + 1 of column col */
 MARLIN_FN void marlin_pair_at(int transposed, int pair, int lane, int *row, int *col)
 {
     int quad = pair / 2, low = pair % 2;
     if (transposed) {
-        *row = 2 * (lane % 4);
-        *col = 16 * quad + lane / 4 + 8 * low;
+        *row = quad / 4 * 8 + 2 * (lane % 4);
+        *col = quad % 4 * 16 + lane / 4 + 8 * low;
     } else {
         *row = 16 * (quad / 8) + lane / 4 + 8 * low;
         *col = 8 * (quad % 8) + 2 * (lane % 4);

@@ -28,7 +28,10 @@ static int check(const struct qmatrix *q, struct err *e)
         if (q->g_idx[k] < 0 || q->g_idx[k] >= q->G)
             return err_set(e, ERR_FORMAT, "g_idx[%lld] is %d, but there are %lld groups", (long long)k, q->g_idx[k], (long long)q->G);
     int top = (1 << q->bits) - 1;
+    uint8_t seen = 0;
     for (int64_t i = 0; i < q->N * q->K; i++)
+        seen |= q->codes[i];
+    for (int64_t i = 0; seen > top && i < q->N * q->K; i++)
         if (q->codes[i] > top)
             return err_set(e, ERR_FORMAT, "code %d at n=%lld k=%lld does not fit %d bits", q->codes[i], (long long)(i / q->K), (long long)(i % q->K), q->bits);
     if (q->bits < 8)
@@ -204,7 +207,8 @@ int marlin_pack(const struct qmatrix *q, const struct marlin_shape *s, uint32_t 
         rc = err_set(e, ERR_NOMEM, "order of %lld inputs", (long long)s->Kx);
     } else {
         order(q, s, to, group, next);
-        put_codes(q, s, to, codes);
+        if (codes)
+            put_codes(q, s, to, codes);
         put_rows(q, s, group, scales, zeros);
     }
     free(own);

@@ -43,7 +43,7 @@ int marlin_plan(const struct qmatrix *q, struct marlin_shape *s, struct err *e);
 int marlin_plan_plain(int64_t N, int64_t K, int bits, int group_size, struct marlin_shape *s, struct err *e);
 
 /* codes [code_bytes / 4], scales [scale_bytes / 2] f16, zeros [zero_bytes / 2] f16, perm [perm_bytes / 4]: source column of each column of the gathered X, -1 for a
- * filled-up one; zeros and perm may be NULL when their size is 0. s is what marlin_plan made for this q. */
+ * filled-up one; zeros and perm may be NULL when their size is 0, codes when they are not wanted. s is what marlin_plan made for this q. */
 int marlin_pack(const struct qmatrix *q, const struct marlin_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
 
 /* The packed weight at (n, column k of the X that the kernel reads), exact: for tests. */

@@ -1,5 +1,6 @@
 /* What stands before and beside the product kernels: X as halves, codes into the kernels' order, and the product of F32 weights. */
 #include "kernels/cuda/instr.cuh"
+#include "kernels/cuda/marlin_layout.h"
 
 enum { SPLIT_THREADS = 128, PACK_THREADS = 256 };
 
@@ -66,24 +67,38 @@ cudaError_t launch_split(cudaStream_t s, uint16_t *xs, const float *x, int64_t l
     return cudaSuccess;
 }
 
-/* One thread an output word would have to gather; one a code, with an atomic OR, is simple and exact (integers: any order). */
-template <int W8> static __global__ void __launch_bounds__(PACK_THREADS) pack(uint32_t *data, const uint8_t *codes, const int32_t *to, int64_t N, int64_t K, int64_t units)
+/* One thread an output word would have to gather; one a code, with an atomic OR, is simple and exact (integers: any order). blocks: units of a tile (simple), or chunks of
+ * K (marlin). */
+template <int MARLIN, int BITS>
+static __global__ void __launch_bounds__(PACK_THREADS) pack(uint32_t *data, const uint8_t *codes, const int32_t *to, int64_t N, int64_t K, int64_t blocks)
 {
     int64_t i = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x;
     if (i >= N * K)
         return;
-    int64_t n = i / K, k = i % K;
-    struct code_place p = W8 ? w8_place(n, to ? to[k] : k, units) : w4_place(n, to ? to[k] : k, units);
+    const int64_t n = i / K, k = to ? to[i % K] : i % K;
+    struct code_place p;
+    if constexpr (MARLIN != 0) {
+        p.word = (int64_t)marlin_code_word(BITS, k, n, blocks);
+        p.shift = marlin_code_shift(BITS, k, n);
+    } else {
+        p = BITS == 8 ? w8_place(n, k, blocks) : w4_place(n, k, blocks);
+    }
     atomicOr(data + p.word, (uint32_t)codes[i] << p.shift);
 }
 
 cudaError_t launch_pack(cudaStream_t s, const struct weight *w, const uint8_t *codes, const int32_t *to)
 {
-    int64_t blocks = (w->N * w->K + PACK_THREADS - 1) / PACK_THREADS, units = w->pitch / UNIT_K;
-    if (w->fmt == CUDA_W8)
-        LAUNCH((pack<1>), (unsigned)blocks, PACK_THREADS, 0, s, (uint32_t *)w->data, codes, to, w->N, w->K, units);
+    const unsigned blocks = (unsigned)((w->N * w->K + PACK_THREADS - 1) / PACK_THREADS);
+    const int64_t units = w->pitch / UNIT_K, chunks = w->shape.k_chunks;
+    uint32_t *data = (uint32_t *)w->data;
+    if (w->fmt == CUDA_MARLIN && w->shape.bits == 8)
+        LAUNCH((pack<1, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
+    else if (w->fmt == CUDA_MARLIN)
+        LAUNCH((pack<1, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
+    else if (w->fmt == CUDA_W8)
+        LAUNCH((pack<0, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, units);
     else
-        LAUNCH((pack<0>), (unsigned)blocks, PACK_THREADS, 0, s, (uint32_t *)w->data, codes, to, w->N, w->K, units);
+        LAUNCH((pack<0, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, units);
     return cudaGetLastError();
 }
 

@@ -1,4 +1,4 @@
-/* Matrices on the device: dense ones as they are, rows padded; quantized ones reordered by group and packed for the kernels by the device itself. */
+/* Matrices on the device: dense ones as they are, rows padded; quantized ones of class `simple` reordered by group. Codes are packed by the device itself. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,16 +15,17 @@ void cuda_weight_free(struct backend *b, struct weight *w)
     if (!w)
         return;
     state_of(b)->split_of.x = NULL; /* its order of inputs goes */
-    void *all[] = {w->data, w->meta, w->chunk_group, w->perm};
+    void *all[] = {w->data, w->meta, w->zeros, w->chunk_group, w->perm};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i])
             cudaFree(all[i]);
     free(w);
 }
 
-const char *cuda_weight_kernel(const struct backend *b, const struct weight *w)
+const char *cuda_weight_kernel(const struct backend *b, const struct weight *w, const char **why)
 {
     (void)b;
+    *why = w->why;
     return w->kernel;
 }
 
@@ -32,13 +33,13 @@ static struct weight *weight_new(int64_t N, int64_t K, enum cuda_fmt fmt, const 
 {
     struct weight *w = calloc(1, sizeof *w);
     if (w)
-        *w = (struct weight){.N = N, .K = K, .fmt = fmt, .kernel = kernel};
+        *w = (struct weight){.N = N, .K = K, .fmt = fmt, .kernel = kernel, .why = ""};
     else
         err_set(e, ERR_NOMEM, "no memory for a weight");
     return w;
 }
 
-static int take_copy(struct cuda_state *s, const void *from, size_t bytes, const char *what, void **out, struct err *e)
+int cuda_take_copy(struct cuda_state *s, const void *from, size_t bytes, const char *what, void **out, struct err *e)
 {
     int rc = cuda_take(s, bytes, what, out, e);
     if (!rc)
@@ -158,64 +159,67 @@ static int upload_meta(struct cuda_state *s, struct weight *w, const struct qmat
     for (int64_t g = 0; g < q->G; g++)
         for (int64_t n = 0; n < q->N; n++)
             meta[g * padded + n] = (uint32_t)q->scales[g * q->N + n] | (uint32_t)q->zeros[g * q->N + n] << 16;
-    int rc = take_copy(s, meta, bytes, "scales and zeros", (void **)&w->meta, e);
+    int rc = cuda_take_copy(s, meta, bytes, "scales and zeros", (void **)&w->meta, e);
     free(meta);
     return rc;
 }
 
-/* Codes go to the device a byte each and are packed there. */
-static int upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const struct order *o, struct err *e)
+int cuda_upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const int32_t *to, size_t bytes, struct err *e)
 {
-    void *codes = NULL;
-    int32_t *to = NULL;
-    size_t bytes = (size_t)(pad_to(w->N, 64) * w->pitch) / (w->fmt == CUDA_W4 ? 2 : 1);
+    void *codes = NULL, *places = NULL;
     int rc = cuda_take(s, bytes, "codes", &w->data, e);
     if (!rc)
         rc = cuda_check(s, cudaMemsetAsync(w->data, 0, bytes, s->stream), "clearing codes", e);
     if (!rc)
-        rc = take_copy(s, q->codes, (size_t)(q->N * q->K), "codes on their way", &codes, e);
-    if (!rc && o->moved)
-        rc = take_copy(s, o->to, (size_t)q->K * sizeof *to, "the order of inputs", (void **)&to, e);
+        rc = cuda_take_copy(s, q->codes, (size_t)(q->N * q->K), "codes on their way", &codes, e);
+    if (!rc && to)
+        rc = cuda_take_copy(s, to, (size_t)q->K * sizeof *to, "the order of inputs", &places, e);
     if (!rc)
-        rc = cuda_check(s, launch_pack(s->stream, w, codes, to), "packing codes", e);
+        rc = cuda_check(s, launch_pack(s->stream, w, codes, places), "packing codes", e);
     if (!rc)
         rc = cuda_check(s, cudaStreamSynchronize(s->stream), "packing codes", e);
     cudaFree(codes);
-    cudaFree(to);
+    cudaFree(places);
+    return rc;
+}
+
+static int simple_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
+{
+    struct order o;
+    int rc = order_make(&o, q, e);
+    if (rc)
+        return rc;
+    w->pitch = o.pitch;
+    rc = upload_meta(s, w, q, e);
+    if (!rc)
+        rc = cuda_take_copy(s, o.chunk_group, (size_t)(o.pitch / CHUNK_K) * sizeof *o.chunk_group, "groups of inputs", (void **)&w->chunk_group, e);
+    if (!rc && o.moved)
+        rc = cuda_take_copy(s, o.perm, (size_t)o.pitch * sizeof *o.perm, "the order of inputs", (void **)&w->perm, e);
+    if (!rc)
+        rc = cuda_upload_codes(s, w, q, o.moved ? o.to : NULL, (size_t)(pad_to(w->N, 64) * w->pitch) / (w->fmt == CUDA_W4 ? 2 : 1), e);
+    order_release(&o);
     return rc;
 }
 
 int cuda_weight_quantized(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e)
 {
     struct cuda_state *s = state_of(b);
-    struct order o;
+    const char *why;
     *out = NULL;
-    const char *why, *kernel = NULL;
     int rc = check(q, e);
-    if (!rc) {
-        const struct select_matrix m = {.N = q->N, .K = q->K, .bits = q->bits, .group_size = q->group_size, .order = !sequential(q)};
-        kernel = select_kernel(&m, s->pinned, &why);
-    }
-    if (!rc && !kernel)
-        rc = err_set(e, ERR_UNSUPPORTED, "kernel '%s' cannot serve %lld x %lld in %d bits, group %d: %s", s->pinned, (long long)q->N, (long long)q->K, q->bits,
-                     q->group_size, why);
-    if (!rc)
-        rc = order_make(&o, q, e);
     if (rc)
         return rc;
-    struct weight *w = weight_new(q->N, q->K, q->bits == 8 ? CUDA_W8 : CUDA_W4, kernel, e);
-    rc = w ? 0 : -ERR_NOMEM;
-    if (!rc) {
-        w->pitch = o.pitch;
-        rc = upload_meta(s, w, q, e);
-    }
-    if (!rc)
-        rc = take_copy(s, o.chunk_group, (size_t)(o.pitch / CHUNK_K) * sizeof *o.chunk_group, "groups of inputs", (void **)&w->chunk_group, e);
-    if (!rc && o.moved)
-        rc = take_copy(s, o.perm, (size_t)o.pitch * sizeof *o.perm, "the order of inputs", (void **)&w->perm, e);
-    if (!rc)
-        rc = upload_codes(s, w, q, &o, e);
-    order_release(&o);
+    const struct select_matrix m = {.N = q->N, .K = q->K, .bits = q->bits, .group_size = q->group_size, .order = !sequential(q)};
+    const char *kernel = select_kernel(&m, s->pinned, &why);
+    if (!kernel)
+        return err_set(e, ERR_UNSUPPORTED, "kernel '%s' cannot serve %lld x %lld in %d bits, group %d: %s", s->pinned, (long long)q->N, (long long)q->K, q->bits,
+                       q->group_size, why);
+    bool marlin = !strcmp(kernel, "marlin");
+    struct weight *w = weight_new(q->N, q->K, marlin ? CUDA_MARLIN : q->bits == 8 ? CUDA_W8 : CUDA_W4, kernel, e);
+    if (!w)
+        return -ERR_NOMEM;
+    w->why = why;
+    rc = marlin ? cuda_marlin_weight(s, w, q, e) : simple_weight(s, w, q, e);
     if (rc)
         cuda_weight_free(b, w);
     else

@@ -170,11 +170,13 @@ static json_t *quantized_json(const struct st_set *s, const char *name, int bits
                      (json_int_t)bytes, "bits_per_weight", 8.0 * (double)bytes / ((double)N * (double)K), "negative_scales", negative_scales(s, name));
 }
 
-/* The class of CUDA kernels that serves it. */
+/* The class of CUDA kernels that serves it, and why it is not a faster one. */
 static void add_kernel(json_t *o, const struct select_matrix *m)
 {
     const char *why;
     json_object_set_new(o, "cuda_kernel", json_string(select_kernel(m, "auto", &why)));
+    if (*why)
+        json_object_set_new(o, "cuda_why", json_string(why));
 }
 
 static json_t *module_json(const struct inspect *i, const char *name, int64_t layer, enum module_id mod, int64_t N, int64_t K)

@@ -196,10 +196,10 @@ int decoder_logits(struct decoder *d, const float *hidden, int64_t M, float *log
     return d->env.b->ops->linear(d->env.b, logits, c->vocab_size, hidden, c->hidden, M, d->head, NULL, false, e);
 }
 
-const char *decoder_kernel(const struct decoder *d, int64_t layer, enum module_id mod)
+const char *decoder_kernel(const struct decoder *d, int64_t layer, enum module_id mod, const char **why)
 {
     const struct backend *b = d->env.b;
-    return b->ops->weight_kernel(b, layer < 0 ? d->head : d->layers[layer].w[mod]);
+    return b->ops->weight_kernel(b, layer < 0 ? d->head : d->layers[layer].w[mod], why);
 }
 
 int decoder_kv_create(struct decoder *d, int64_t capacity, struct kv_cache **out, struct err *e)

@@ -73,8 +73,8 @@ int decoder_forward(struct decoder *d, const int32_t *ids, int64_t M, const stru
                     float *hidden, struct err *e);
 /* logits [M, V] of final-normed rows. */
 int decoder_logits(struct decoder *d, const float *hidden, int64_t M, float *logits, struct err *e);
-/* The class of kernels that serves a module (layer -1: lm_head). */
-const char *decoder_kernel(const struct decoder *d, int64_t layer, enum module_id mod);
+/* The class of kernels that serves a module (layer -1: lm_head), and why it is not a faster one (or ""). */
+const char *decoder_kernel(const struct decoder *d, int64_t layer, enum module_id mod, const char **why);
 int decoder_kv_create(struct decoder *d, int64_t capacity, struct kv_cache **out, struct err *e);
 
 #endif

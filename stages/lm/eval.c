@@ -107,7 +107,14 @@ static int open_run(struct run *r, struct err *e)
     return 0;
 }
 
-static int walk_layers(struct walk *w, const struct side *s, struct err *e)
+static void tell_served(const struct run *r, const struct side *s, int64_t layer, enum module_id mod, const struct weight *w)
+{
+    const char *why, *kernel = r->in->b->ops->weight_kernel(r->in->b, w, &why);
+    if (r->in->served && s == &r->own)
+        r->in->served(r->in->served_arg, layer, mod, kernel, why);
+}
+
+static int walk_layers(const struct run *r, struct walk *w, const struct side *s, struct err *e)
 {
     int rc = 0;
     for (int64_t i = 0; !rc && i < s->m->config.layers; i++) {
@@ -115,6 +122,8 @@ static int walk_layers(struct walk *w, const struct side *s, struct err *e)
         rc = layer_load(&l, &w->env, s->m, i, e);
         if (rc)
             return err_wrap(e, "%s: layer %" PRId64, s->name, i);
+        for (int m = 0; m < MOD_COUNT; m++)
+            tell_served(r, s, i, (enum module_id)m, l.w[m]);
         rc = walk_layer(w, &l, e);
         layer_free(&l, &w->env);
     }
@@ -136,7 +145,7 @@ static int walk_side(struct run *r, struct side *s, struct err *e)
         return rc;
     w.progress = on_walk;
     w.progress_arg = r;
-    rc = walk_layers(&w, s, e);
+    rc = walk_layers(r, &w, s, e);
     if (!rc)
         rc = walk_finish(&w, &s->hidden, e);
     r->begun += w.done / 4;
@@ -152,6 +161,7 @@ static int open_head(const struct run *r, struct side *s, struct err *e)
     model_drop_embedding(s->m); /* a tied head is made from it */
     if (rc)
         return err_wrap(e, "%s: lm_head", s->name);
+    tell_served(r, s, -1, MOD_COUNT, s->head);
     rc = b->ops->alloc(b, (size_t)r->chunk * (size_t)c->hidden * sizeof(float), (void **)&s->rows, e);
     return rc ? rc : b->ops->alloc(b, (size_t)r->chunk * (size_t)c->vocab_size * sizeof(float), (void **)&s->logits, e);
 }

@@ -26,6 +26,9 @@ struct eval_input {
      * -ERR_CANCELLED. */
     int (*progress)(void *arg, double done, double total);
     void *arg;
+    /* May be NULL. Told of every weight of the model (layer -1, MOD_COUNT: lm_head) what serves it, as weight_kernel says it. */
+    void (*served)(void *arg, int64_t layer, enum module_id mod, const char *kernel, const char *why);
+    void *served_arg;
 };
 struct eval_result {
     int64_t tokens;

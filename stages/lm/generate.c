@@ -38,6 +38,9 @@ struct run {
     void *arg;
     struct live live[LIVE_MAX];
     size_t live_count;
+    size_t put_off[LIVE_MAX]; /* numbers of those that gave way for want of memory, the next to go on last */
+    size_t put_off_count;
+    bool crowded;             /* nobody begins before somebody ends */
     /* of one step */
     int32_t ids[STEP_ROWS];
     struct attn_segment segments[LIVE_MAX];
@@ -140,6 +143,17 @@ static int head(struct run *r, size_t from, size_t to, int64_t row, struct err *
     return to > from ? decoder_logits(r->d, r->hidden + row * c->hidden, (int64_t)(to - from), r->logits + at, e) : 0;
 }
 
+/* Keys and values grow with a sequence, so memory can run out on the way: the youngest gives its own up and starts again, with the tokens that it has as its prompt, when
+ * another has ended. A position's bits do not depend on how it was reached, so no token changes. */
+static void put_off_last(struct run *r)
+{
+    struct backend *b = decoder_backend(r->d);
+    struct live *l = &r->live[--r->live_count];
+    b->ops->kv_free(b, l->kv);
+    r->put_off[r->put_off_count++] = l->number;
+    r->crowded = true;
+}
+
 static int step(struct run *r, struct err *e)
 {
     const struct config *c = decoder_config(r->d);
@@ -147,6 +161,10 @@ static int step(struct run *r, struct err *e)
     size_t V = (size_t)c->vocab_size, single = 0;
     plan_step(r);
     int rc = decoder_forward(r->d, r->ids, r->rows, r->segments, r->segment_count, r->hidden, e);
+    if (rc == -ERR_NOMEM && r->live_count > 1) {
+        put_off_last(r);
+        return 0;
+    }
     while (single < r->segment_count && r->segments[single].rows == 1)
         single++;
     if (!rc)
@@ -168,6 +186,7 @@ static int step(struct run *r, struct err *e)
         if (over) {
             b->ops->kv_free(b, l->kv);
             l->kv = NULL;
+            r->crowded = false;
         }
     }
     size_t left = 0;
@@ -216,6 +235,26 @@ static void run_free(struct run *r)
     free(r);
 }
 
+/* Lets generations begin while there is room; those that were put off come first. */
+static int admit(struct run *r, struct generation *g, size_t n, size_t *next, struct err *e)
+{
+    while (!r->crowded && r->live_count < LIVE_MAX && (r->put_off_count || *next < n)) {
+        const size_t number = r->put_off_count ? r->put_off[r->put_off_count - 1] : *next;
+        int rc = start(r, &g[number], number, e);
+        if (rc == -ERR_NOMEM && r->live_count > 0) { /* it begins once one of these has ended */
+            r->crowded = true;
+            return 0;
+        }
+        if (rc)
+            return rc;
+        if (r->put_off_count)
+            r->put_off_count--;
+        else
+            (*next)++;
+    }
+    return 0;
+}
+
 int generate(struct decoder *d, struct generation *g, size_t n, const struct generate_params *p,
              int (*on_token)(void *arg, size_t prompt, int32_t id), void *arg, struct err *e)
 {
@@ -226,14 +265,7 @@ int generate(struct decoder *d, struct generation *g, size_t n, const struct gen
     if (!rc && p->max_tokens > 0)
         rc = run_alloc(r, e);
     while (!rc && p->max_tokens > 0) {
-        while (!rc && next < n && r->live_count < LIVE_MAX) {
-            rc = start(r, &g[next], next, e);
-            if (rc == -ERR_NOMEM && r->live_count > 0) { /* it begins once one of these has ended */
-                rc = 0;
-                break;
-            }
-            next++;
-        }
+        rc = admit(r, g, n, &next, e);
         if (rc || r->live_count == 0)
             break;
         rc = step(r, e);

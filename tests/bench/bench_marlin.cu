@@ -331,10 +331,12 @@ static double time_config(struct bench *b, bool pdl)
     return time_graph(enqueue_marlin, b, launches_for(b));
 }
 
+static enum marlin_mode mode = MARLIN_FAST;
+
 static void bench_row(struct bench *b, int64_t M, const struct dense *d)
 {
     b->M = M;
-    marlin_choose(&dev, &b->shape, M, MARLIN_FAST, &b->config);
+    marlin_choose(&dev, &b->shape, M, mode, &b->config);
     double plain = time_config(b, false), pdl = dev.capability >= 90 ? time_config(b, true) : 0;
     report(b, plain, pdl, time_dense(b, d));
 }
@@ -435,6 +437,8 @@ int main(int argc, char **argv)
             tune = true;
         else if (strcmp(argv[i], "--short") == 0)
             brief = true;
+        else if (strcmp(argv[i], "--fixed") == 0)
+            mode = MARLIN_FIXED;
         else if (strcmp(argv[i], "--json") == 0 && (json = fopen(value, "w")))
             i++;
         else if (strcmp(argv[i], "--cublas") == 0)
@@ -448,7 +452,7 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--shapes") == 0)
             count = (int)strtol(value, NULL, 10), i++;
         else {
-            fprintf(stderr, "usage: bench_marlin [--json FILE] [--cublas LIBRARY] [--tune] [--short] [--act f16|bf16] [--bits 4|8] [--M N] [--shapes N]\n");
+            fprintf(stderr, "usage: bench_marlin [--json FILE] [--cublas LIBRARY] [--tune] [--short] [--fixed] [--act f16|bf16] [--bits 4|8] [--M N] [--shapes N]\n");
             return 64;
         }
     }

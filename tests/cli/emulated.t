@@ -8,6 +8,12 @@ checks=$(dirname "$GPTQPIPE")/tests/gpu
 rc=$?
 grep -v '^ok' "$work/linear" >&2
 is $rc 0 'products'
+EMU_SM=86 "$checks/check_linear" "$emu/libgptqpipe_cuda.so" small marlin >"$work/linear86"
+rc=$?
+grep -v '^ok' "$work/linear86" >&2
+is $rc 0 'products of kernel marlin in 99 KB of shared memory'
+"$checks/bench_ops" "$emu/libgptqpipe_cuda.so" --tune small >"$work/tune"
+is "$? $(grep -cE '^SELECT\([48], [0-9]+, [0-9]+, (simple|marlin)\) /\* simple .* us \*/$' "$work/tune")" '0 4' 'rows for select.def'
 EMU_SEED=${EMU_SEED:-2} "$checks/check_ops" "$emu/libgptqpipe_cuda.so" small >"$work/ops"
 rc=$?
 grep -v '^ok' "$work/ops" >&2
@@ -23,4 +29,7 @@ run doctor
 like "$(cat "$work/out")" '^cuda      cuda:0 .*; .* emulated device only \(device auto takes the CPU, --device cuda this\)$' 'auto leaves unproven GPU code alone'
 run run manifests/quickstart/model --prompt a --max-tokens 1 --json -q
 like "$rc $(cat "$work/out")" '^0 .*"q_proj": ?"cpu/bf16"' 'and computes on the CPU'
+cp -r tests/vectors/quickstart-w4g128 "$work/q" && cp manifests/quickstart/model/tokenizer.json "$work/q/"
+EMU_MB=1 run run "$work/q" --prompt a --max-tokens 1 --device cuda -q
+like "$rc $(cat "$work/err")" '^1 gptqpipe: error: model\.layers\.[0-4]\.[a-z_.]+: cuda:0 has no memory for [a-z ]+: [0-9]+ bytes wanted, [0-9]+ of 1048576 free$' 'out of memory: which module, what for, how much'
 done_testing

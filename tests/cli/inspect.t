@@ -7,7 +7,7 @@ Q=tests/vectors/quickstart-w4g128
 run inspect $Q
 is $rc 0 'readable view'
 like "$(cat "$work/out")" '^LlamaForCausalLM: 5 layers, hidden 128' 'readable view: config'
-like "$(cat "$work/out")" '^model\.layers\.0\.mlp\.down_proj +128x512 +4 +128 sym' 'readable view: a module'
+like "$(cat "$work/out")" '^model\.layers\.0\.mlp\.down_proj +128x512 +4 +128 sym .* marlin$' 'readable view: a module, and the kernels that serve it'
 like "$(cat "$work/out")" '^model\.norm\.weight +BF16 +128 +256$' 'readable view: a tensor'
 like "$(cat "$work/out")" '[0-9]+ parameters, [0-9.]+ bits a weight' 'readable view: totals'
 run inspect $Q --json

@@ -1,4 +1,5 @@
-/* A CUDA device made of this processor: the runtime's functions, and blocks of threads as fibers (see include/kernels/cuda/instr.cuh). EMU_SEED shuffles differently.
+/* A CUDA device made of this processor: the runtime's functions, and blocks of threads as fibers (see include/kernels/cuda/instr.cuh). EMU_SEED shuffles differently;
+ * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_MB=100 one of 100 MB (default 1024).
  * What it proves: indices, layouts, barriers, waits, bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
 #include <math.h>
 #include <stdio.h>
@@ -13,19 +14,24 @@
 
 #define DIE(...) (fprintf(stderr, "emu: " __VA_ARGS__), fputc('\n', stderr), abort())
 
-enum { PAGE = 4096, STACK = 128 << 10, MOST_THREADS = 1024, MOST_SHARED = 227 << 10 };
-static const size_t total_memory = (size_t)1 << 30;
+enum { PAGE = 4096, STACK = 128 << 10, MOST_THREADS = 1024, MOST_SHARED = 227 << 10, PROCESSORS = 4 };
 
 /* Memory */
 
 static std::map<void *, std::pair<char *, size_t>> allocations; /* pointer -> its pages */
 static size_t used_memory;
 
+static size_t memory()
+{
+    const char *mb = getenv("EMU_MB");
+    return (size_t)(mb ? atoi(mb) : 1024) << 20;
+}
+
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     size_t body = (bytes + PAGE - 1) / PAGE * PAGE, at = body - (bytes + 63) / 64 * 64;
     *out = NULL;
-    if (used_memory + body > total_memory)
+    if (used_memory + body > memory())
         return cudaErrorMemoryAllocation;
     char *p = (char *)mmap(NULL, body + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED || mprotect(p + body, PAGE, PROT_NONE))
@@ -83,12 +89,43 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *free_bytes = total_memory - used_memory;
-    *total = total_memory;
+    *free_bytes = memory() - used_memory;
+    *total = memory();
     return cudaSuccess;
 }
 
 /* Devices, streams, events */
+
+static int capability()
+{
+    const char *sm = getenv("EMU_SM");
+    return sm ? atoi(sm) : 90;
+}
+
+/* Shared memory that a block can have: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability". */
+static int most_shared()
+{
+    int sm = capability();
+    return sm == 80 || sm == 87 ? 163 << 10 : sm == 90 || sm / 10 == 10 ? MOST_SHARED : 99 << 10;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *out, enum cudaDeviceAttr a, int)
+{
+    switch (a) {
+    case cudaDevAttrMultiProcessorCount: *out = PROCESSORS; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor: *out = capability() / 10; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor: *out = capability() % 10; return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *out = most_shared() + 1024; return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *out = most_shared(); return cudaSuccess;
+    }
+    return cudaErrorInvalidValue;
+}
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
@@ -102,9 +139,10 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
         return cudaErrorInvalidDevice;
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated device");
-    p->major = 9;
-    p->multiProcessorCount = 4;
-    p->totalGlobalMem = total_memory;
+    p->major = capability() / 10;
+    p->minor = capability() % 10;
+    p->multiProcessorCount = PROCESSORS;
+    p->totalGlobalMem = memory();
     return cudaSuccess;
 }
 
@@ -119,15 +157,14 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { *e = NULL; retu
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int value) { return value <= MOST_SHARED ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int value) { return value <= most_shared() ? cudaSuccess : cudaErrorInvalidValue; }
 
 /* Fibers */
 
 struct pending_copy {
     void *to;
     const void *from;
-    size_t bytes;
-    bool real;
+    size_t size, bytes; /* written, and copied of them; the rest is zero */
 };
 
 enum fiber_state { READY, AT_BLOCK, AT_WARP, OVER };
@@ -138,17 +175,19 @@ struct fiber {
     std::vector<std::vector<pending_copy>> copies; /* groups, the last one open */
 };
 
-enum warp_op { NO_OP, SHUFFLE, MMA };
+enum warp_op { NO_OP, SHUFFLE, MMA, LOAD };
 struct warp {
     int arrived;
     enum warp_op op;
     int mask;
     uint32_t value[32], result[32];
     struct emu_mma mma[32];
+    uint32_t *to[32];
+    const unsigned char *row[32];
 };
 
 struct emu_index emu_thread, emu_block, emu_grid;
-alignas(16) unsigned char emu_dynamic[MOST_SHARED];
+alignas(128) unsigned char emu_dynamic[MOST_SHARED];
 static struct fiber fibers[MOST_THREADS];
 static struct warp warps[MOST_THREADS / 32];
 static char *stacks;
@@ -179,10 +218,8 @@ static void flush_copies(struct fiber &f, size_t keep)
 {
     while (f.copies.size() > keep) {
         for (const pending_copy &c : f.copies[0]) {
-            if (c.real)
-                memcpy(c.to, c.from, c.bytes);
-            else
-                memset(c.to, 0, c.bytes);
+            memset(c.to, 0, c.size);
+            memcpy(c.to, c.from, c.bytes);
         }
         f.copies.erase(f.copies.begin());
     }
@@ -255,7 +292,7 @@ void emu_launch(dim3 grid, dim3 block, size_t bytes, const std::function<void()>
         seed = s ? strtoull(s, NULL, 10) : 1;
     }
     count = (int)(block.x * block.y * block.z);
-    if (stacks == MAP_FAILED || bytes > MOST_SHARED || count > MOST_THREADS || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535)
+    if (stacks == MAP_FAILED || bytes > (size_t)most_shared() || count > MOST_THREADS || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535)
         DIE("launch of %u x %u x %u blocks of %d threads with %zu bytes", grid.x, grid.y, grid.z, count, bytes);
     body = &thread;
     emu_grid = {(int)grid.x, (int)grid.y, (int)grid.z};
@@ -351,12 +388,29 @@ void emu_warp_mma(const struct emu_mma &m)
         suspend(AT_WARP);
 }
 
-void emu_copy(void *to, const void *from, size_t bytes, bool real)
+/* Lane l names row l % 8 of matrix l / 8; it gets elements 2 (l % 4) and the next of row l / 4 of each. */
+void emu_warp_load(uint32_t *r, const void *row)
 {
-    if ((uintptr_t)to % bytes || (uintptr_t)from % bytes)
-        DIE("a copy of %zu bytes at addresses that are no multiples of it", bytes);
-    memset(to, 0xff, bytes);
-    fibers[now].copies.back().push_back({to, from, bytes, real});
+    struct warp &w = warps[now / 32];
+    w.to[now % 32] = r;
+    w.row[now % 32] = (const unsigned char *)row;
+    if ((uintptr_t)row % 16)
+        DIE("ldmatrix of a row that is not at 16 bytes");
+    if (!meet(LOAD, w)) {
+        suspend(AT_WARP);
+        return;
+    }
+    for (int lane = 0; lane < 32; lane++)
+        for (int m = 0; m < 4; m++)
+            memcpy(&w.to[lane][m], w.row[8 * m + lane / 4] + 4 * (lane % 4), 4);
+}
+
+void emu_copy(void *to, const void *from, size_t size, size_t bytes)
+{
+    if ((uintptr_t)to % size || (uintptr_t)from % size)
+        DIE("a copy of %zu bytes at addresses that are no multiples of it", size);
+    memset(to, 0xff, size);
+    fibers[now].copies.back().push_back({to, from, size, bytes});
 }
 
 void emu_copy_commit()

@@ -1,9 +1,16 @@
-/* Products on the device: every format against f64, rows that do not depend on their company, repeats, what is refused.
- *   check_linear PLUGIN [small | full | repeat]     full: shapes of large layers too; repeat: 100 repeats of one product of each format */
+/* Products on the device: every format in every class of kernels against f64, rows that do not depend on their company, repeats, what is refused.
+ *   check_linear PLUGIN [small | full | repeat] [CLASS]     full: shapes of large layers too; repeat: 100 repeats of one product of each format; CLASS: simple or marlin alone */
 #include "tests/gpu/tap.h"
 
 enum kind { F32, F16, BF16, W2, W3, W4, W8, KINDS };
 static const char *const kind_names[] = {"f32", "f16", "bf16", "w2", "w3", "w4", "w8"};
+
+/* What is under test: a class, pinned, and the kinds it serves. */
+static const struct under_test {
+    const char *name;
+    enum kind kinds[KINDS];
+    int count;
+} classes[] = {{"simple", {F32, F16, BF16, W2, W3, W4, W8}, 7}, {"marlin", {W4, W8}, 2}};
 
 struct shape {
     int64_t N, K;
@@ -147,17 +154,20 @@ static double worst(const struct matrix *m, const struct problem *p, const float
     return most;
 }
 
-static void against_exact(struct rig *r, bool small)
+/* Groups of 96 are for simple alone: marlin gets 128 there. */
+static void against_exact(struct rig *r, const struct under_test *u, bool small)
 {
-    static const struct shape shapes[] = {{16, 64, 32, false},   {64, 128, 128, false}, {33, 172, 32, false},  {128, 384, 128, false}, {48, 300, 96, false},
-                                          {130, 256, -1, false}, {72, 320, 64, true},   {600, 160, 32, true}, {1, 1, -1, false},      {40, 2304, 128, false}};
+    const bool marlin = !strcmp(u->name, "marlin");
+    const struct shape shapes[] = {{16, 64, 32, false},   {64, 128, 128, false}, {33, 172, 32, false},  {128, 384, 128, false}, {48, 300, marlin ? 128 : 96, false},
+                                   {130, 256, -1, false}, {72, 320, 64, true},   {600, 160, 32, true}, {1, 1, -1, false},      {40, 2304, 128, false}};
     static const int64_t rows[] = {1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 32, 33, 64, 65, 128, 257};
     uint64_t seed = 1;
-    for (int kind = 0; kind < KINDS; kind++) {
+    for (int i_kind = 0; i_kind < u->count; i_kind++) {
+        enum kind kind = u->kinds[i_kind];
         double most = 0;
         char where[80] = "";
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-            struct matrix m = matrix_new((enum kind)kind, &shapes[i], &seed);
+            struct matrix m = matrix_new(kind, &shapes[i], &seed);
             struct weight *w = weight_of(r->gpu, &m);
             for (size_t j = 0; j < sizeof rows / sizeof *rows; j++) {
                 if (small && ((i + j + (size_t)kind) % 5 || rows[j] > 65))
@@ -175,7 +185,7 @@ static void against_exact(struct rig *r, bool small)
             r->gpu->ops->weight_free(r->gpu, w);
             matrix_free(&m);
         }
-        tap_ok(most <= 1, "%s against f64: %.3f of the bound (%s)", kind_names[kind], most, where);
+        tap_ok(most <= 1, "%s %s against f64: %.3f of the bound (%s)", u->name, kind_names[kind], most, where);
     }
 }
 
@@ -219,22 +229,25 @@ static bool same_in_company(struct rig *r, enum kind kind, const struct shape *s
     return !differ;
 }
 
-static void company(struct rig *r, bool small)
+static void company(struct rig *r, const struct under_test *u, bool small)
 {
-    const struct shape groups = {small ? 40 : 80, small ? 700 : 1200, 64, true}, one_group = {small ? 16 : 80, 1300, -1, false};
+    const struct shape groups = {small ? 40 : 80, small ? 700 : 1200, 64, true}, one_group = {small ? 16 : 80, 1300, -1, false}, wide = {1100, 600, 128, false};
     uint64_t seed = 3;
-    for (int kind = 0; kind < KINDS; kind++)
-        tap_ok(same_in_company(r, (enum kind)kind, &groups, &seed) && same_in_company(r, (enum kind)kind, &one_group, &seed),
-               "%s: a row's bits do not depend on the batch", kind_names[kind]);
+    for (int i = 0; i < u->count; i++) {
+        enum kind kind = u->kinds[i];
+        tap_ok(same_in_company(r, kind, &groups, &seed) && same_in_company(r, kind, &one_group, &seed) && (small || same_in_company(r, kind, &wide, &seed)),
+               "%s %s: a row's bits do not depend on the batch", u->name, kind_names[kind]);
+    }
 }
 
-static void repeats(struct rig *r, int times, int64_t N, int64_t K)
+static void repeats(struct rig *r, const struct under_test *u, int times, int64_t N, int64_t K)
 {
     static const int64_t rows[] = {1, 9, 70};
     const struct shape s = {N, K, 128, false};
     uint64_t seed = 4;
-    for (int kind = 0; kind < KINDS; kind++) {
-        struct matrix m = matrix_new((enum kind)kind, &s, &seed);
+    for (int i_kind = 0; i_kind < u->count; i_kind++) {
+        enum kind kind = u->kinds[i_kind];
+        struct matrix m = matrix_new(kind, &s, &seed);
         struct weight *w = weight_of(r->gpu, &m);
         int differ = 0;
         for (int j = 0; j < 3; j++) {
@@ -256,23 +269,24 @@ static void repeats(struct rig *r, int times, int64_t N, int64_t K)
             r->gpu->ops->free(r->gpu, bias);
             problem_free(&p);
         }
-        tap_ok(!differ, "%s %dx%d: %d repeats, equal to the bit", kind_names[kind], (int)N, (int)K, times);
+        tap_ok(!differ, "%s %s %dx%d: %d repeats, equal to the bit", u->name, kind_names[kind], (int)N, (int)K, times);
         r->gpu->ops->weight_free(r->gpu, w);
         matrix_free(&m);
     }
 }
 
 /* Large layers against the CPU backend (f32): ||d|| / ||ref|| <= 2^-15, f64 sums would take minutes. */
-static void large(struct rig *r)
+static void large(struct rig *r, const struct under_test *u)
 {
     static const struct shape shapes[] = {{4096, 4096, 128, false}, {4096, 14336, 128, false}, {28672, 4096, 128, false}, {576, 7168, 32, false}, {1000, 16640, 64, true}};
     static const int64_t rows[] = {1, 16, 130};
     uint64_t seed = 5;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int kind = BF16; kind <= W8; kind++) {
-            if (kind == W2 || kind == W3 || (kind != W4 && i == 2))
+        for (int i_kind = 0; i_kind < u->count; i_kind++) {
+            enum kind kind = u->kinds[i_kind];
+            if (kind < BF16 || kind == W2 || kind == W3 || (kind != W4 && i == 2))
                 continue;
-            struct matrix m = matrix_new((enum kind)kind, &shapes[i], &seed);
+            struct matrix m = matrix_new(kind, &shapes[i], &seed);
             struct weight *g = weight_of(r->gpu, &m), *c = weight_of(r->cpu, &m);
             double most = 0;
             for (int j = 0; j < 3; j++) {
@@ -289,7 +303,7 @@ static void large(struct rig *r)
                 free(b);
                 problem_free(&p);
             }
-            tap_ok(most <= 0x1p-15, "%s %dx%d group %d against the CPU: relative %.2e", kind_names[kind], (int)m.N, (int)m.K, shapes[i].group, most);
+            tap_ok(most <= 0x1p-15, "%s %s %dx%d group %d against the CPU: relative %.2e", u->name, kind_names[kind], (int)m.N, (int)m.K, shapes[i].group, most);
             r->gpu->ops->weight_free(r->gpu, g);
             r->cpu->ops->weight_free(r->cpu, c);
             matrix_free(&m);
@@ -312,33 +326,75 @@ static void refused(struct rig *r)
     m.q.g_idx[39] = 2;
     struct tensor_view t = {.dtype = DT_I32, .rows = 1, .cols = 1, .data = &seed};
     tap_ok(b->ops->weight_dense(b, &t, &w, &err) == -ERR_UNSUPPORTED, "integer weights");
-    MUST(r->plugin->open(&(struct plugin_options){.device = 0, .kernel = "nosuch"}, &par, &pinned, &err));
-    tap_ok(pinned->ops->weight_quantized(pinned, &m.q, &w, &err) == -ERR_UNSUPPORTED && strstr(err.text, "kernel 'nosuch' cannot serve 3 x 40 in 4 bits, group 16: it is not in this version"), "a pinned kernel: %s",
-           err.text);
-    pinned->destroy(pinned);
+    static const char *const pinned_to[][2] = {{"nosuch", "kernel 'nosuch' cannot serve 3 x 40 in 4 bits, group 16: it is not in this version"},
+                                               {"marlin", "kernel 'marlin' cannot serve 3 x 40 in 4 bits, group 16: marlin takes groups of 32, 64, 128, ... inputs, or one group"}};
+    for (int i = 0; i < 2; i++) {
+        MUST(r->plugin->open(&(struct plugin_options){.device = 0, .kernel = pinned_to[i][0]}, &par, &pinned, &err));
+        tap_ok(pinned->ops->weight_quantized(pinned, &m.q, &w, &err) == -ERR_UNSUPPORTED && !strcmp(err.text, pinned_to[i][1]), "a pinned kernel: %s", err.text);
+        pinned->destroy(pinned);
+    }
     matrix_free(&m);
+}
+
+/* Auto: the class of each matrix and why it is not a faster one. */
+static void chosen(struct rig *r)
+{
+    static const struct {
+        enum kind kind;
+        struct shape shape;
+        const char *kernel, *why;
+    } want[] = {{W4, {64, 128, 128, false}, "marlin", ""},
+                {W4, {33, 300, 128, true}, "marlin", ""},
+                {W8, {64, 96, -1, false}, "marlin", ""},
+                {W4, {48, 300, 96, false}, "simple", "marlin takes groups of 32, 64, 128, ... inputs, or one group"},
+                {W3, {64, 128, 128, false}, "simple", "marlin takes 4 and 8 bits"},
+                {BF16, {8, 8, -1, false}, "dense", ""}};
+    struct parallel par = {.run = pool_run, .ctx = r->pool, .threads = 1};
+    struct backend *b;
+    uint64_t seed = 7;
+    MUST(r->plugin->open(&(struct plugin_options){.device = 0, .kernel = "auto"}, &par, &b, &err));
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        struct matrix m = matrix_new(want[i].kind, &want[i].shape, &seed);
+        struct weight *w = weight_of(b, &m);
+        const char *why, *kernel = b->ops->weight_kernel(b, w, &why);
+        tap_ok(!strcmp(kernel, want[i].kernel) && !strcmp(why, want[i].why), "auto: %s %dx%d group %d: %s (%s)", kind_names[want[i].kind], (int)m.N, (int)m.K,
+               want[i].shape.group, kernel, why);
+        b->ops->weight_free(b, w);
+        matrix_free(&m);
+    }
+    b->destroy(b);
+}
+
+static void test_class(const char *plugin, const struct under_test *u, const char *mode)
+{
+    struct rig r = rig_open(plugin, u->name);
+    bool small = !strcmp(mode, "small"), first = u == classes;
+    if (!strcmp(mode, "repeat")) {
+        repeats(&r, u, 100, 1024, 2048);
+    } else {
+        against_exact(&r, u, small);
+        if (first)
+            f32_bits_of_cpu(&r);
+        company(&r, u, small);
+        repeats(&r, u, 3, 96, 512);
+        if (first) {
+            refused(&r);
+            chosen(&r);
+        }
+        if (!strcmp(mode, "full"))
+            large(&r, u);
+    }
+    rig_close(&r);
 }
 
 int main(int argc, char **argv)
 {
-    const char *mode = argc > 2 ? argv[2] : "";
     if (argc < 2) {
-        fprintf(stderr, "usage: check_linear PLUGIN [small|full|repeat]\n");
+        fprintf(stderr, "usage: check_linear PLUGIN [small|full|repeat [simple|marlin]]\n");
         return 64;
     }
-    struct rig r = rig_open(argv[1], "simple");
-    bool small = !strcmp(mode, "small");
-    if (!strcmp(mode, "repeat")) {
-        repeats(&r, 100, 1024, 2048);
-    } else {
-        against_exact(&r, small);
-        f32_bits_of_cpu(&r);
-        company(&r, small);
-        repeats(&r, 3, 96, 512);
-        refused(&r);
-        if (!strcmp(mode, "full"))
-            large(&r);
-    }
-    rig_close(&r);
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        if (argc < 4 || !strcmp(argv[3], classes[i].name))
+            test_class(argv[1], &classes[i], argc > 2 ? argv[2] : "");
     return tap_done();
 }

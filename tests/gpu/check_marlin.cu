@@ -395,7 +395,7 @@ static void check_rows(const struct problem *p, const int *Ms, int count, const 
     int bad = -1;
     for (int i = 0; i < count; i++)
         for (int mode = MARLIN_FAST; mode <= MARLIN_FIXED; mode++) {
-            if (Ms[i] > p->max_rows || (mode == MARLIN_FIXED && Ms[i] != 1 && Ms[i] != 33))
+            if (Ms[i] > p->max_rows || (mode == MARLIN_FIXED && Ms[i] != 1 && Ms[i] != 33 && Ms[i] != 1024))
                 continue;
             struct marlin_config c;
             marlin_choose(&dev, &p->shape, Ms[i], (enum marlin_mode)mode, &c);
@@ -581,32 +581,61 @@ static void check_repeats(const struct problem *p, int times)
     tap(bad == 0, "%d repeats for each of 5 M on 3 streams, N=%lld K=%lld %d bits %s: %llu bytes differ", times, (long long)p->N, (long long)p->K, p->bits, act_name(p->act), bad);
 }
 
-/* In fixed mode the rows of one launch of many are those of launches of one. Whether the transposed tile gives the same bits is said, not required. */
+/* In fixed mode the rows of one launch of many are those of launches of one, in tiles of 8, 16 and 32 rows. */
 static void check_fixed(const struct problem *p)
 {
     const int M = p->max_rows < 257 ? p->max_rows : 257;
-    struct marlin_config c, c8;
+    static const int64_t tall[] = {8, 16, 32};
     struct err e;
-    marlin_choose(&dev, &p->shape, M, MARLIN_FIXED, &c);
     struct output all = output_new(p, M, true), one = output_new(p, 1, true);
-    struct marlin_call call = call_of(p, M, &all, true);
-    OURS(marlin_launch(&dev, &call, &c, NULL, &e), e);
-    unsigned long long bad = 0, transposed = 0;
-    for (int m = 0; m < M; m += m < 20 ? 1 : 47) {
-        call = call_of(p, 1, &one, true);
-        call.x = p->x + m * p->ldx;
+    unsigned long long bad = 0;
+    for (int t = 0; t < 3; t++) {
+        struct marlin_config c, alone;
+        marlin_choose(&dev, &p->shape, tall[t], MARLIN_FIXED, &c);
+        struct marlin_call call = call_of(p, M, &all, true);
         OURS(marlin_launch(&dev, &call, &c, NULL, &e), e);
-        bad += different((float *)all.y + m * all.ldy, one.y, (size_t)p->N * 4);
-        c8 = c;
-        c8.rows = 8;
-        c8.fixed = false;
-        OURS(marlin_launch(&dev, &call, &c8, NULL, &e), e);
-        transposed += different((float *)all.y + m * all.ldy, one.y, (size_t)p->N * 4);
+        for (int m = 0; m < M; m += m < 36 ? 1 : 47) {
+            call = call_of(p, 1, &one, true);
+            call.x = p->x + m * p->ldx;
+            marlin_choose(&dev, &p->shape, tall[m % 3], MARLIN_FIXED, &alone);
+            OURS(marlin_launch(&dev, &call, &alone, NULL, &e), e);
+            bad += different((float *)all.y + m * all.ldy, one.y, (size_t)p->N * 4);
+        }
     }
-    tap(bad == 0, "fixed mode: rows of M=%d equal rows alone, N=%lld K=%lld %s: %llu bytes differ", M, (long long)p->N, (long long)p->K, act_name(p->act), bad);
-    printf("# tile of 8 rows against 16 with the same grid: %llu bytes differ\n", transposed);
+    tap(bad == 0, "fixed mode: rows of M=%d equal rows alone, tiles of 8, 16, 32 rows, N=%lld K=%lld %s: %llu bytes differ", M, (long long)p->N, (long long)p->K, act_name(p->act),
+        bad);
     CUDA(cudaFree(all.all));
     CUDA(cudaFree(one.all));
+}
+
+/* With halves row m of y is the sum of rows 2m and 2m + 1 without, to the bit. */
+static void check_halves(const struct problem *p)
+{
+    const int64_t M = (p->max_rows < 70 ? p->max_rows : 70) / 2 * 2;
+    struct output plain = output_new(p, M, true), joined = output_new(p, M / 2, true);
+    float *a = (float *)malloc((size_t)(M * plain.ldy) * 4), *b = (float *)malloc((size_t)(M / 2 * joined.ldy) * 4);
+    struct marlin_config c;
+    struct err e;
+    long long bad = 0;
+    marlin_choose(&dev, &p->shape, M, MARLIN_FIXED, &c);
+    struct marlin_call call = call_of(p, M, &plain, true);
+    OURS(marlin_launch(&dev, &call, &c, NULL, &e), e);
+    call = call_of(p, M, &joined, true);
+    call.halves = true;
+    OURS(marlin_launch(&dev, &call, &c, NULL, &e), e);
+    CUDA(cudaMemcpy(a, plain.y, (size_t)((M - 1) * plain.ldy + p->N) * 4, cudaMemcpyDeviceToHost));
+    CUDA(cudaMemcpy(b, joined.y, (size_t)((M / 2 - 1) * joined.ldy + p->N) * 4, cudaMemcpyDeviceToHost));
+    for (int64_t m = 0; m < M / 2; m++)
+        for (int64_t n = 0; n < p->N; n++) {
+            const float sum = a[2 * m * plain.ldy + n] + a[(2 * m + 1) * plain.ldy + n];
+            bad += memcmp(&sum, &b[m * joined.ldy + n], 4) != 0;
+        }
+    tap(bad == 0 && guards_hold(&joined, p, M / 2, true), "halves: rows added up in pairs, M=%lld N=%lld K=%lld %s: %lld differ", (long long)M, (long long)p->N, (long long)p->K,
+        act_name(p->act), bad);
+    free(a);
+    free(b);
+    CUDA(cudaFree(plain.all));
+    CUDA(cudaFree(joined.all));
 }
 
 /* A chain of launches, each reading what the one before wrote, with and without programmatic dependence. */
@@ -698,6 +727,7 @@ int main(int argc, char **argv)
         struct problem p = simple(small ? 192 : 1024, small ? 1024 : 4096, act ? 8 : 4, (enum marlin_act)act, 257, 0.02f);
         check_configs(&p, small);
         check_fixed(&p);
+        check_halves(&p);
         check_epilogue(&p);
         check_refusals(&p);
         problem_free(&p);

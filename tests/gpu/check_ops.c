@@ -17,8 +17,13 @@ static void memory(struct rig *r)
     int rc = b->ops->alloc(b, (size_t)1 << 50, &p, &err);
     tap_ok(rc == -ERR_NOMEM && !p && strstr(err.text, "has no memory for activations: 1125899906842624 bytes wanted, "), "out of memory: %s", err.text);
     struct kv_cache *kv;
-    rc = b->ops->kv_create(b, 64, 64, 128, 1 << 25, &kv, &err);
-    tap_ok(rc == -ERR_NOMEM && !kv && strstr(err.text, "keys and values of 33554432 positions (64 layers, 64 heads of 128)"), "out of memory: %s", err.text);
+    MUST(b->ops->kv_create(b, 1 << 20, 64, 128, 1 << 25, &kv, &err)); /* a page of 4.4 TB: wanted when a position is */
+    struct attn_segment seg = {.kv = kv, .rows = 1, .pos = 130};
+    struct attn_args a = {.heads = 64, .kv_heads = 64, .head_dim = 128, .segments = &seg, .segment_count = 1};
+    rc = b->ops->attention(b, &a, &err);
+    tap_ok(rc == -ERR_NOMEM && strstr(err.text, "has no memory for keys and values of positions 0 to 63 (1048576 layers, 64 heads of 128): 4398046511104 bytes wanted, "),
+           "out of memory: %s", err.text);
+    b->ops->kv_free(b, kv);
     MUST(b->ops->alloc(b, 64, &p, &err)); /* and the device goes on */
     b->ops->free(b, p);
 }

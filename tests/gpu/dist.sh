@@ -11,7 +11,7 @@ rm -rf "$top" "$top.tar.gz"
 mkdir -p "$top/bin" "$top/lib/gptqpipe" "$top/tests/gpu" "$top/tests/cli" "$top/tests/vectors" "$top/manifests"
 install -m 755 -s "$build/gptqpipe" "$top/bin/gptqpipe"
 [ ! -f "$build/libgptqpipe_cuda.so" ] || install -m 755 -s "$build/libgptqpipe_cuda.so" "$top/lib/gptqpipe/"
-for f in "$build"/tests/gpu/check_* "$build"/tests/gpu/bench_*; do install -m 755 -s "$f" "$top/tests/gpu/"; done
+for f in "$build"/tests/gpu/check_* "$build"/tests/gpu/bench_* build/cuda/*_marlin; do [ ! -f "$f" ] || install -m 755 -s "$f" "$top/tests/gpu/"; done
 # What they load, but for the libraries of glibc, which must be the machine's own.
 ldd "$top/bin/gptqpipe" "$top"/tests/gpu/check_ops | awk '/=> \// { print $3 }' | sort -u | while IFS= read -r lib; do
     case $(basename "$lib") in
@@ -22,13 +22,12 @@ done
 cp -r manifests/quickstart manifests/quickstart.yaml "$top/manifests/"
 cp -r tests/vectors/quickstart-w4g128 tests/vectors/quickstart_logits.json "$top/tests/vectors/"
 cp tests/cli/lib.sh tests/cli/golden.py "$top/tests/cli/"
-cp tests/gpu/run.sh tests/gpu/models.t tests/gpu/to_f16.py "$top/tests/gpu/"
+cp tests/gpu/run.sh tests/gpu/models.t tests/gpu/to_f16.py tests/gpu/negate.py tests/gpu/compare.py "$top/tests/gpu/"
 cat >"$top/README" <<E
 gptqpipe $version for x86-64 Linux with glibc 2.36 or newer. Unpack anywhere; nothing to install.
     bin/gptqpipe doctor                                what this machine computes with
     bin/gptqpipe apply manifests/quickstart.yaml       quantize, pack, validate and run a small model, offline
-    tests/gpu/run.sh                                   the GPU tests (python3); tests/gpu/run.sh --sanitize under compute-sanitizer
-    tests/gpu/bench_ops lib/gptqpipe/libgptqpipe_cuda.so
+    tests/gpu/run.sh                                   the GPU tests (python3); --all: sanitizers, speed and tables too
 E
 tar -C "$build" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - "$name" | gzip -9n >"$top.tar.gz"
 rm -rf "$top"

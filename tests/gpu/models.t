@@ -10,19 +10,30 @@ class=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["cuda"][
 M=manifests/quickstart/model
 V=tests/vectors
 
-# matches MODEL GOLDEN NAME: log-probabilities within 2e-3 of the golden ones (golden.py), greedy ids wherever the margin allows
+# matches MODEL GOLDEN NAME [OPTION...]: log-probabilities within 2e-3 of the golden ones (golden.py), greedy ids wherever the margin allows
 matches() {
     case $3 in qwen*) kind=ids ;; *) kind=prompts ;; esac
     python3 tests/cli/golden.py $kind "$2" >"$work/prompts"
-    run run "$1" --device cuda --prompts "$work/prompts" --max-tokens "${tokens:-40}" --logprobs 200 --json -q
+    model=$1 golden=$2 name=$3
+    shift 3
+    run run "$model" --device cuda --prompts "$work/prompts" --max-tokens "${tokens:-40}" --logprobs 200 --json -q "$@"
     [ $rc -eq 0 ] || cat "$work/err" >&2
-    [ $rc -eq 0 ] && python3 tests/cli/golden.py logprobs "$2" "$work/out" >&2
-    ok $? "$3"
+    [ $rc -eq 0 ] && python3 tests/cli/golden.py logprobs "$golden" "$work/out" >&2
+    ok $? "$name"
 }
+# kernel_of FILE MODULE: what served it, in the first line of run's output
+kernel_of() { python3 -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["kernel"][sys.argv[2]])' "$1" "$2"; }
 cp -r $V/quickstart-w4g128 "$work/q"
 cp $M/tokenizer.json "$work/q/"
 matches $M $V/quickstart_logits.json 'quickstart model (bf16)'
 matches "$work/q" $V/quickstart-w4g128/expected.json 'quickstart-w4g128'
+for k in marlin simple; do
+    matches "$work/q" $V/quickstart-w4g128/expected.json "quickstart-w4g128, kernel $k" --kernel $k
+    is "$(kernel_of "$work/out" down_proj)" "$k/gptq-w4g128" 'and that kernel served'
+done
+python3 tests/gpu/negate.py "$work/q" "$work/negative"
+like "$("$GPTQPIPE" inspect "$work/negative")" ' 50\.0% ' 'half of the scales negative'
+matches "$work/negative" $V/quickstart-w4g128/expected.json 'quickstart-w4g128, half of the scales negative'
 python3 tests/gpu/to_f16.py "$work/q" "$work/q16"
 matches "$work/q16" $V/quickstart-w4g128/expected.json 'quickstart-w4g128, dense tensors in f16'
 for m in TinyStories-656K stories260K qwen3-tiny; do
@@ -34,12 +45,13 @@ if [ -d "$SHARED/golden/gptq" ]; then
         case ${few:+few}$n in few*asymact | few*w4g32best | few*w8g128 | few*dyn | few*w4chan) ;; few*) continue ;; esac
         matches "${d%/*}" "$d" "$n"
         [ -z "${few:-}" ] || continue
+        matches "${d%/*}" "$d" "$n, kernel simple" --kernel simple
         rm -rf "$work/f16"
         python3 tests/gpu/to_f16.py "${d%/*}" "$work/f16"
         matches "$work/f16" "$d" "$n, dense tensors in f16"
     done
 else
-    skip 24 'no shared folder (golden/gptq)'
+    skip 36 'no shared folder (golden/gptq)'
 fi
 
 # One prompt's line is the same bytes again, and in company.
@@ -58,10 +70,7 @@ for m in $M "$work/q"; do
     head -n 1 "$work/out" >"$work/first"
     ok "$(cmp -s "$work/first" "$work/one"; echo $?)" 'in a batch: same bytes'
 done
-is "$(python3 -c 'import json,sys; o=json.loads(open(sys.argv[1]).readline()); print(o["kernel"]["down_proj"].split("/")[1], o["kernel"]["lm_head"])' "$work/one")" \
-    'gptq-w4g128 dense/bf16' 'the line says which kernels served'
-run run "$work/q" --device cuda --kernel simple --prompt "$P" --max-tokens 3 --json -q
-is "$(python3 -c 'import json,sys; o=json.loads(open(sys.argv[1]).readline()); print(o["kernel"]["down_proj"])' "$work/out")" 'simple/gptq-w4g128' 'a pinned kernel'
+is "$(kernel_of "$work/one" down_proj) $(kernel_of "$work/one" lm_head)" 'marlin/gptq-w4g128 dense/bf16' 'the line says which kernels served: auto takes marlin'
 run run "$work/q" --device cuda --prompt "$P" --temperature 1.5 --seed 7 --max-tokens $long --json -q
 cp "$work/out" "$work/s7"
 run run "$work/q" --device cuda --prompt "$P" --temperature 1.5 --seed 7 --max-tokens $long --json -q
@@ -101,6 +110,8 @@ like "$(cat "$work/p/gptqpipe.lock")" "\"numerics\": \"$class\"" 'the lock remem
 run show -C "$work/p" hello --json
 like "$(cat "$work/out")" "\"class\": ?\"$class\"" 'the record says the class'
 like "$(cat "$work/out")" '"down_proj": ?"[a-z]+/gptq-w4g128"' 'and the kernels'
+run show -C "$work/p" good --json
+like "$(cat "$work/out")" '"down_proj": ?"marlin/gptq-w4g128"' 'and those of validate'
 run show -C "$work/p" cpu --json
 like "$(cat "$work/out")" '"class": ?"cpu"' 'kernel cpu: the CPU'
 run plan -C "$work/p"
@@ -108,6 +119,27 @@ is $rc 0 'nothing more to do'
 run plan -C "$work/p" --device cpu
 is $rc 2 'on the CPU it would run again'
 like "$(cat "$work/out")" 'hello .*numerics-changed' 'and says why'
+
+# A matrix that marlin does not take: auto says why it takes another, the pinned kernel refuses.
+cat >"$work/p/w3.yaml" <<'Y'
+version: 1
+name: w3
+stages:
+  model: { fetch: { file: model } }
+  text:  { fetch: { file: held.jsonl } }
+  calib: { calibrate: { model: model, data: text, samples: 2, sequence_length: 32 } }
+  w:     { quantize: { model: model, calibration: calib, method: rtn, bits: 3 } }
+  three: { pack: { quantized: w, target: transformers, output: three } }
+Y
+run apply -C "$work/p" -q w3.yaml
+is $rc 0 'a model in 3 bits'
+run run "$work/p/three" --device cuda --prompt "$P" --max-tokens 1 --json -q
+is "$rc $(kernel_of "$work/out" down_proj)" '0 simple/gptq-w3g128' '3 bits: simple'
+is "$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["kernel_why"]["down_proj"])' "$work/out")" 'marlin takes 4 and 8 bits' 'and why'
+run inspect "$work/p/three"
+like "$(cat "$work/out")" 'down_proj .* simple \(marlin takes 4 and 8 bits\)' 'inspect says so without a device'
+fails 1 "model\.layers\.0\.self_attn\.q_proj: kernel 'marlin' cannot serve 128 x 128 in 3 bits, group 128: marlin takes 4 and 8 bits" 'kernel marlin on 3 bits' \
+    run "$work/p/three" --prompt a --kernel marlin --device cuda
 
 # What is refused.
 fails 64 "device 'cuda' does not compute in numerics class 'cpu'" 'a class of the CPU' run "$work/q" --prompt a --device cuda --numerics cpu

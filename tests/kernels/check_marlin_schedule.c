@@ -114,27 +114,48 @@ static void chosen_configs_run(void **state)
                         assert_true(marlin_shared_bytes(&s, &c) <= (size_t)devices[d].block_shared);
                         assert_true((marlin_shared_bytes(&s, &c) + 1024) * (size_t)c.blocks <= (size_t)devices[d].sm_shared);
                         struct marlin_grid g = marlin_make_grid(&devices[d], &s, Ms[m], &c);
-                        assert_true(g.blocks * marlin_slabs(Ms[m], &c) <= MARLIN_COUNTERS);
+                        assert_true(g.blocks * marlin_slabs(&devices[d], &s, Ms[m], &c) <= MARLIN_COUNTERS);
                         if (v == 0 && g.units < 10000)
                             check_grid(&g, &seed);
                     }
                 }
 }
 
-/* In fixed mode the division of K does not know M. */
+/* In fixed mode what decides the bits, columns and the division of K, does not know M; how many rows share a read does. Partial sums keep to their room. */
 static void fixed_order(void **state)
 {
     (void)state;
+    static const int64_t sizes[][2] = {{64, 64}, {1000, 300}, {4096, 4096}, {6144, 4096}, {4096, 14336}, {28672, 4096}, {128256, 4096}};
+    static const int64_t Ms[] = {2, 8, 9, 16, 17, 33, 1000};
+    for (size_t d = 0; d < 3; d++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            for (int v = 0; v < 12; v++) {
+                struct marlin_shape s = shape(sizes[i][0], sizes[i][1], v & 1 ? 8 : 4);
+                s.zero_table = v >> 1 & 1;
+                s.unit_shift = v / 4 - 1;
+                struct marlin_config one, more;
+                marlin_choose(&devices[d], &s, 1, MARLIN_FIXED, &one);
+                assert_true(one.fixed && one.rows == 8);
+                struct marlin_grid a = marlin_make_grid(&devices[d], &s, 1, &one);
+                for (size_t m = 0; m < sizeof Ms / sizeof *Ms; m++) {
+                    marlin_choose(&devices[d], &s, Ms[m], MARLIN_FIXED, &more);
+                    struct marlin_grid b = marlin_make_grid(&devices[d], &s, Ms[m], &more);
+                    assert_memory_equal(&a, &b, sizeof a);
+                    assert_int_equal(one.wn_log2, more.wn_log2);
+                    assert_true(more.fixed && more.rows <= (Ms[m] <= 8 ? 8 : Ms[m] <= 16 ? 16 : 32));
+                    if (devices[d].block_shared > 160 * 1024) /* there every tile fits */
+                        assert_int_equal(more.rows, Ms[m] <= 8 ? 8 : Ms[m] <= 16 ? 16 : 32);
+                    int slabs = marlin_slabs(&devices[d], &s, Ms[m], &more);
+                    assert_true(slabs >= 1 && slabs <= MARLIN_SLAB_MAX && (slabs - 1) * more.rows < Ms[m]);
+                    assert_true(slabs == 1 || marlin_workspace_bytes(&devices[d], &s, Ms[m], &more) <= MARLIN_PARTIAL_BYTES + MARLIN_COUNTERS * sizeof(int));
+                }
+            }
     struct marlin_shape s = shape(6144, 4096, 4);
-    struct marlin_config one, many;
-    marlin_choose(&devices[2], &s, 1, MARLIN_FIXED, &one);
-    marlin_choose(&devices[2], &s, 1000, MARLIN_FIXED, &many);
-    assert_memory_equal(&one, &many, sizeof one);
-    struct marlin_grid a = marlin_make_grid(&devices[2], &s, 1, &one), b = marlin_make_grid(&devices[2], &s, 1000, &many);
-    assert_memory_equal(&a, &b, sizeof a);
-    assert_int_equal(marlin_slabs(1, &one), 1);
-    assert_int_equal(marlin_slabs(17, &one), 2);
-    assert_int_equal(marlin_slabs(100000, &one), MARLIN_SLAB_MAX);
+    struct marlin_config c;
+    marlin_choose(&devices[2], &s, 4, MARLIN_FIXED, &c);
+    assert_int_equal(marlin_slabs(&devices[2], &s, 1, &c), 1);
+    assert_int_equal(marlin_slabs(&devices[2], &s, 9, &c), 2);
+    assert_int_equal(marlin_slabs(&devices[2], &s, 100000, &c), MARLIN_SLAB_MAX);
 }
 
 static void bad_configs(void **state)

@@ -118,6 +118,70 @@ static void test_batch_independent(void **state)
     lm_close(&lm);
 }
 
+/* A device with memory for so many positions of one step. */
+static int (*plenty)(struct backend *b, const struct attn_args *a, struct err *e);
+static int64_t positions_most;
+static int refusals;
+
+static int short_attention(struct backend *b, const struct attn_args *a, struct err *e)
+{
+    int64_t positions = 0;
+    for (size_t i = 0; i < a->segment_count; i++)
+        positions += a->segments[i].pos + a->segments[i].rows;
+    if (a->layer == 0 && positions > positions_most) {
+        refusals++;
+        return err_set(e, ERR_NOMEM, "no memory for %d positions", (int)positions);
+    }
+    return plenty(b, a, e);
+}
+
+/* Memory that runs out on the way: the youngest give way and go on later, and no token is another. When even one does not fit, that is the error. */
+static void test_short_of_memory(void **state)
+{
+    (void)state;
+    enum { N = 6 };
+    struct lm lm;
+    static int32_t prompts[N][40];
+    static const size_t lengths[N] = {40, 3, 17, 1, 25, 30};
+    const struct generate_params p = {
+        .sampling = {0.9, 1, 7},
+          .max_tokens = 24, .ignore_eos = true
+    };
+    struct generation g[2][N];
+    lm_open(&lm, quickstart);
+    for (int round = 0; round < 2; round++) {
+        for (size_t i = 0; i < N; i++) {
+            fill(prompts[i], lengths[i], (uint32_t)i);
+            g[round][i] = (struct generation){.prompt = prompts[i], .prompt_count = lengths[i], .index = i};
+        }
+        struct backend_ops ops = *lm.b->ops;
+        const struct backend_ops *whole = lm.b->ops;
+        plenty = ops.attention;
+        ops.attention = short_attention;
+        positions_most = round ? 110 : 1 << 20;
+        lm.b->ops = &ops;
+        OK(generate(lm.d, g[round], N, &p, NULL, NULL, &err));
+        assert_true(round ? refusals > 3 : refusals == 0);
+        if (round) {
+            struct generation alone = {.prompt = prompts[0], .prompt_count = 40};
+            positions_most = 50;
+            assert_int_equal(generate(lm.d, &alone, 1, &p, NULL, NULL, &err), -ERR_NOMEM);
+            assert_string_equal(err.text, "layer 0: no memory for 51 positions");
+            generation_release(&alone);
+        }
+        lm.b->ops = whole;
+    }
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(g[0][i].count, 24);
+        assert_int_equal(g[1][i].count, 24);
+        for (size_t k = 0; k < 24; k++)
+            assert_int_equal(g[0][i].tokens[k].id, g[1][i].tokens[k].id);
+        generation_release(&g[0][i]);
+        generation_release(&g[1][i]);
+    }
+    lm_close(&lm);
+}
+
 static int count_tokens(void *arg, size_t prompt, int32_t id)
 {
     int *left = arg;
@@ -180,7 +244,7 @@ static void test_ends(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_batch_independent),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_batch_independent), cmocka_unit_test(test_short_of_memory),
                                        cmocka_unit_test(test_ends)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

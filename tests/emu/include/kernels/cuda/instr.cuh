@@ -58,7 +58,8 @@ struct emu_mma {
     bool f16;
 };
 void emu_warp_mma(const struct emu_mma &m);
-void emu_copy(void *to, const void *from, size_t bytes, bool real);
+void emu_warp_load(uint32_t *r, const void *row); /* ldmatrix.x4 */
+void emu_copy(void *to, const void *from, size_t size, size_t bytes); /* size bytes are written: `bytes` of them copied, the rest zero */
 void emu_copy_commit();
 void emu_copy_wait(int most);
 
@@ -112,8 +113,8 @@ static inline __nv_bfloat162 __hsub2(__nv_bfloat162 a, __nv_bfloat162 b)
 
 static inline void mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1) { emu_warp_mma({c, a, {b0, b1}, false}); }
 static inline void mma_f16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1) { emu_warp_mma({c, a, {b0, b1}, true}); }
-static inline void copy16(void *to, const void *from, bool real) { emu_copy(to, from, 16, real); }
-static inline void copy8(void *to, const void *from) { emu_copy(to, from, 8, true); }
+static inline void copy16(void *to, const void *from, bool real) { emu_copy(to, from, 16, real ? 16 : 0); }
+static inline void copy8(void *to, const void *from) { emu_copy(to, from, 8, 8); }
 static inline void copy_commit(void) { emu_copy_commit(); }
 template <int N> static inline void copy_wait(void) { emu_copy_wait(N); }
 

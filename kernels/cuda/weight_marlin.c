@@ -1,0 +1,97 @@
+/* `kernel: marlin` in the plug-in: a quantized matrix in Marlin's order, and its product, which takes each activation as two bf16 halves in two rows and adds their results
+ * up (marlin.h "halves"). Always MARLIN_FIXED. The host makes the tables (scales, zeros, order), the device packs the codes as they come: the host's marlin_pack would take
+ * several times as long as reading the file. */
+#include <stdlib.h>
+
+#include "kernels/cuda/cuda_state.h"
+
+/* Host tables of a matrix: perm has w->pitch places, to [K] is its inverse; both NULL when inputs keep their places. */
+struct tables {
+    uint16_t *scales, *zeros;
+    int32_t *perm, *to;
+};
+
+static void tables_release(struct tables *t)
+{
+    free(t->scales);
+    free(t->zeros);
+    free(t->perm);
+    free(t->to);
+}
+
+static int tables_make(struct tables *t, const struct weight *w, const struct qmatrix *q, struct err *e)
+{
+    const struct marlin_shape *s = &w->shape;
+    t->scales = malloc(s->scale_bytes);
+    t->zeros = s->zero_table ? malloc(s->zero_bytes) : NULL;
+    t->perm = s->permuted ? malloc((size_t)w->pitch * sizeof *t->perm) : NULL;
+    t->to = s->permuted ? malloc((size_t)q->K * sizeof *t->to) : NULL;
+    if (!t->scales || (s->zero_table && !t->zeros) || (s->permuted && (!t->perm || !t->to)))
+        return err_set(e, ERR_NOMEM, "no memory for %zu bytes of scales", s->scale_bytes);
+    int rc = marlin_pack(q, s, NULL, t->scales, t->zeros, t->perm, e);
+    for (int64_t i = 0; !rc && s->permuted && i < w->pitch; i++) {
+        if (i >= s->Kx)
+            t->perm[i] = -1;
+        else if (t->perm[i] >= 0)
+            t->to[t->perm[i]] = (int32_t)i;
+    }
+    return rc;
+}
+
+int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
+{
+    struct tables t = {0};
+    int rc = marlin_plan(q, &w->shape, e);
+    if (!rc) {
+        w->pitch = pad_to(w->shape.Kx, UNIT_K);
+        rc = tables_make(&t, w, q, e);
+    }
+    if (!rc)
+        rc = cuda_upload_codes(s, w, q, t.to, w->shape.code_bytes, e);
+    if (!rc)
+        rc = cuda_take_copy(s, t.scales, w->shape.scale_bytes, "scales", (void **)&w->meta, e);
+    if (!rc && t.zeros)
+        rc = cuda_take_copy(s, t.zeros, w->shape.zero_bytes, "zeros", (void **)&w->zeros, e);
+    if (!rc && t.perm)
+        rc = cuda_take_copy(s, t.perm, (size_t)w->pitch * sizeof *t.perm, "the order of inputs", (void **)&w->perm, e);
+    tables_release(&t);
+    return rc;
+}
+
+/* Partial sums, behind counters that are 0 between launches. */
+static int workspace(struct cuda_state *s, size_t bytes, struct err *e)
+{
+    if (bytes <= s->marlin_space.bytes)
+        return 0;
+    int rc = cuda_reserve(s, &s->marlin_space, bytes, "partial sums of a product", e);
+    return rc ? rc : cuda_check(s, cudaMemsetAsync(s->marlin_space.p, 0, bytes, s->stream), "clearing partial sums", e);
+}
+
+int cuda_marlin_linear(struct cuda_state *s, const struct linear_args *a, struct err *e)
+{
+    const struct weight *w = a->w;
+    struct marlin_config c;
+    const int64_t M = 2 * a->M;
+    marlin_choose(&s->marlin, &w->shape, M, MARLIN_FIXED, &c);
+    int rc = marlin_config_check(&s->marlin, &w->shape, M, &c, e);
+    if (!rc)
+        rc = workspace(s, marlin_workspace_bytes(&s->marlin, &w->shape, M, &c), e);
+    if (rc)
+        return rc;
+    const struct marlin_call call = {.shape = &w->shape,
+                                     .weight = {w->data, (const uint16_t *)w->meta, w->zeros},
+                                     .act = MARLIN_BF16,
+                                     .x = a->xs,
+                                     .ldx = w->pitch,
+                                     .M = M,
+                                     .y = a->y,
+                                     .ldy = a->ldy,
+                                     .y_f32 = true,
+                                     .bias = a->bias,
+                                     .accumulate = a->accumulate,
+                                     .halves = true,
+                                     .workspace = s->marlin_space.p,
+                                     .workspace_bytes = s->marlin_space.bytes,
+                                     .pdl = true};
+    return marlin_launch(&s->marlin, &call, &c, s->stream, e);
+}
