@@ -46,7 +46,7 @@ LIBS = $(PKG_LIBS) -lm -ldl -pthread -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/..
 
 SRC_LIB := $(wildcard pipeline/*.c pipeline/base/*.c cache/*.c stages/*.c stages/*/*.c kernels/*.c)
 SRC_CMD := $(wildcard cmd/*.c)
-SRC_LIB += kernels/cuda/marlin_pack.c kernels/cuda/marlin_choose.c
+SRC_LIB += $(addprefix kernels/cuda/,pack_units.c marlin_pack.c marlin_choose.c machete_pack.c)
 SRC_CPU := $(wildcard kernels/cpu/*.c)
 ISAS := scalar avx2 avx512
 # A sanitizer's checks in unrolled loops take -O3 minutes and 700 MB a file: those builds are -O1, and kernels/cpu/simd.h unrolls nothing in them.
@@ -66,8 +66,8 @@ CUDA_HOME := $(abspath $(dir $(realpath $(NVCC)))/..)
 CUDA_ARCH ?= 80 86 89 90 100 120
 GENCODE := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 NVCC_FLAGS := -std=c++17 -O3 -fmad=false -I. $(GENCODE) -Xptxas -v -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
-PLUGIN_HOST := $(filter-out kernels/cuda/marlin%,$(wildcard kernels/cuda/*.c)) kernels/select.c kernels/tensor.c pipeline/base/err.c
-PLUGIN_CU := $(filter-out kernels/cuda/marlin%,$(wildcard kernels/cuda/*.cu))
+PLUGIN_HOST := $(filter-out kernels/cuda/marlin% kernels/cuda/machete%,$(wildcard kernels/cuda/*.c)) kernels/select.c kernels/tensor.c pipeline/base/err.c
+PLUGIN_CU := $(filter-out kernels/cuda/marlin% kernels/cuda/machete%,$(wildcard kernels/cuda/*.cu))
 OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(PLUGIN_CU:%.cu=$(O)/%.cu.o)
 
 # The same sources for a device that is this processor (tests/emu), beside a second name of the program.
@@ -182,7 +182,7 @@ OC := build/obj/cuda
 MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/marlin.def)
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(MARLIN_ROW_OBJ)
-MARLIN_HOST_OBJ := $(addprefix $(O)/,kernels/cuda/marlin_pack.o kernels/cuda/marlin_choose.o kernels/tensor.o pipeline/base/err.o)
+MARLIN_HOST_OBJ := $(addprefix $(O)/,kernels/cuda/pack_units.o kernels/cuda/marlin_pack.o kernels/cuda/marlin_choose.o kernels/tensor.o pipeline/base/err.o)
 GPU_TESTS := $(patsubst tests/gpu/%.cu,build/cuda/%,$(wildcard tests/gpu/check_*.cu))
 GPU_BENCHES := $(patsubst tests/bench/%.cu,build/cuda/%,$(wildcard tests/bench/bench_*.cu))
 .PHONY: gpu-programs
