@@ -46,7 +46,7 @@ LIBS = $(PKG_LIBS) -lm -ldl -pthread -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/..
 
 SRC_LIB := $(wildcard pipeline/*.c pipeline/base/*.c cache/*.c stages/*.c stages/*/*.c kernels/*.c)
 SRC_CMD := $(wildcard cmd/*.c)
-SRC_LIB += $(addprefix kernels/cuda/,pack_units.c marlin_pack.c marlin_choose.c machete_pack.c)
+SRC_LIB += $(addprefix kernels/cuda/,pack_units.c marlin_pack.c marlin_choose.c machete_pack.c machete_choose.c)
 SRC_CPU := $(wildcard kernels/cpu/*.c)
 ISAS := scalar avx2 avx512
 # A sanitizer's checks in unrolled loops take -O3 minutes and 700 MB a file: those builds are -O1, and kernels/cpu/simd.h unrolls nothing in them.
@@ -165,15 +165,18 @@ $(B)/tests/gpu/%: $(O)/tests/gpu/%.o $(LIB)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $< $(LIB) -Wl,--as-needed $(LIBS)
 
-# The Marlin kernel thread by thread on the CPU.
+# The Marlin and Machete kernels thread by thread on the CPU.
 CXX ?= c++
-$(O)/tests/kernels/marlin_emu.o: tests/kernels/marlin_emu.cc $(STAMP)
+KERNEL_EMU := $(O)/tests/kernels/marlin_emu.o $(O)/tests/kernels/machete_emu.o
+$(KERNEL_EMU): $(O)/tests/kernels/%.o: tests/kernels/%.cc $(STAMP)
 	@mkdir -p $(@D)
 	@echo "  CXX   $@"
 	$(Q)$(CXX) -std=c++17 -I. -g -O2 -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -Werror -MMD -MP -c -o $@ $<
--include $(O)/tests/kernels/marlin_emu.d
-$(B)/tests/kernels/check_marlin_emu: $(O)/tests/kernels/marlin_emu.o
-$(B)/tests/kernels/check_marlin_emu: LIBS += $(O)/tests/kernels/marlin_emu.o -lstdc++
+-include $(KERNEL_EMU:.o=.d)
+$(B)/tests/kernels/check_marlin_emu $(B)/tests/kernels/check_machete_emu: $(B)/tests/kernels/check_%: $(O)/tests/kernels/check_%.o $(O)/tests/kernels/%.o $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $(filter %.o,$^) $(LIB) -lcmocka $(LIBS) -lstdc++
 
 # The Marlin kernel, not yet in the plug-in: programs that test and time it on a device, each with all it needs linked in.
 CUDA_ARCHS ?= 80 90

@@ -49,6 +49,12 @@ MACHETE_FN struct machete_shared machete_shared_of(int bits, int rows, int wide,
     return s;
 }
 
+/* Slices between the ends of units of scales, as instances are told apart: 2, 4, or 8 for more. */
+MACHETE_FN int machete_run(int unit_shift)
+{
+    return unit_shift < 0 ? 2 : unit_shift == 0 ? 4 : 8;
+}
+
 /* Barriers, 8 bytes each: full and empty of every stage, then of the sums. */
 MACHETE_FN int machete_full(int stage) { return 2 * stage; }
 MACHETE_FN int machete_empty(int stage) { return 2 * stage + 1; }

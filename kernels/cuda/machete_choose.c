@@ -1,0 +1,171 @@
+/* Which config runs a shape: no CUDA in here, so that the choice and its limits are tested without a device.
+ *
+ * Every figure in the table and the constants below is a prediction: counted from instructions and bytes for an H100, measured nowhere yet. `bench_machete --tune` says what a
+ * device makes of the configs; the table is to be replaced by what it finds. */
+#include "kernels/cuda/machete_launch.h"
+
+#include <string.h>
+
+enum {
+    MEMORY_BYTES = 15,    /* of device memory, an SM and cycle */
+    L2_BYTES = 48,        /* of L2, an SM and cycle */
+    SPLIT_CYCLES = 800,   /* what a pass of sums takes longer through the cluster's memory */
+    FIXED_ROWS = 32,      /* of every tile in fixed mode */
+    SHARE_ROWS = 16,      /* least of a tile whose X is brought in parts: parts begin at multiples of 8 rows */
+};
+
+/* Cycles that multiplying a block of 64 inputs of a tile takes, 4 and 8 bits, and that the end of a tile takes. */
+struct cost {
+    int rows, wide;
+    int block4, block8, end;
+};
+
+static const struct cost costs[] = {
+    {8, 1, 110, 125, 1000},   {16, 1, 115, 130, 1000},  {32, 1, 130, 145, 1100},  {64, 1, 170, 180, 1500},
+    {128, 1, 280, 290, 2500}, {256, 1, 545, 550, 5000}, {128, 2, 550, 560, 5000},
+};
+enum { TILES = sizeof costs / sizeof *costs };
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+int machete_step_blocks(int rows, int wide)
+{
+    switch (4 * rows + wide) {
+#define MACHETE(rows, wide, scaled, blocks) \
+    case 4 * rows + wide: return blocks;
+#include "kernels/cuda/machete.def"
+#undef MACHETE
+    }
+    return 0;
+}
+
+static struct machete_shared shared_of(const struct machete_shape *s, const struct machete_config *c, int stages)
+{
+    return machete_shared_of(s->bits, c->rows, c->wide, machete_step_blocks(c->rows, c->wide), s->unit_shift, s->zero_table, stages);
+}
+
+size_t machete_shared_bytes(const struct machete_shape *s, const struct machete_config *c)
+{
+    return (size_t)shared_of(s, c, c->stages).bytes;
+}
+
+int machete_fit_stages(const struct machete_device *d, const struct machete_shape *s, const struct machete_config *c, int most)
+{
+    int stages = most < MACHETE_STAGES_MAX ? most : MACHETE_STAGES_MAX;
+    while (stages > 0 && shared_of(s, c, stages).bytes > d->block_shared)
+        stages--;
+    return stages;
+}
+
+static int64_t row_tiles(int64_t M, const struct machete_config *c)
+{
+    return ceil_div(M, c->rows);
+}
+
+/* Groups of `share` tiles along N. */
+static int64_t places(const struct machete_shape *s, const struct machete_config *c)
+{
+    return ceil_div(ceil_div(s->stripes, c->wide), c->share);
+}
+
+static int k_steps(const struct machete_shape *s, const struct machete_config *c)
+{
+    return s->k_blocks / machete_step_blocks(c->rows, c->wide);
+}
+
+int machete_config_check(const struct machete_device *d, const struct machete_shape *s, int64_t M, const struct machete_config *c, struct err *e)
+{
+    if (d->capability != 90)
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete needs compute capability 9.0, the device has %d.%d", d->capability / 10, d->capability % 10);
+    if (!machete_step_blocks(c->rows, c->wide) || c->wide < 1 || c->wide > 2)
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete has no tile of %d rows by %d columns", c->rows, 128 * c->wide);
+    if (c->split < 1 || c->split > MACHETE_CLUSTER_MAX || c->share < 1 || c->share > 2 || (c->split > 1 && c->share > 1))
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: a cluster cuts K in 1 to %d or shares X between 2 blocks, not split=%d and share=%d", MACHETE_CLUSTER_MAX, c->split,
+                       c->share);
+    if (c->share > 1 && c->rows < SHARE_ROWS)
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: tiles of %d rows do not share X, those of %d and more do", c->rows, SHARE_ROWS);
+    if (c->split > k_steps(s, c))
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: K=%lld has %d steps, which split=%d does not divide among as many blocks", (long long)s->K, k_steps(s, c), c->split);
+    if (d->clusters[c->split * c->share] < 1)
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: no cluster of %d blocks fits the device", c->split * c->share);
+    if (M < 1 || M > INT32_MAX / 2 || row_tiles(M, c) * places(s, c) > INT32_MAX / 2 || places(s, c) > INT32_MAX / 2 / MACHETE_M_GROUP)
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: M=%lld N=%lld is more than 2^30 tiles", (long long)M, (long long)s->N);
+    int most = machete_fit_stages(d, s, c, MACHETE_STAGES_MAX);
+    if (c->stages < 2 || c->stages > most)
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: %d stages do not fit (2 to %d do)", c->stages, most);
+    return 0;
+}
+
+struct machete_grid machete_make_grid(const struct machete_device *d, const struct machete_shape *s, int64_t M, const struct machete_config *c)
+{
+    struct machete_grid g = {.m_tiles = (int)row_tiles(M, c), .n_places = (int)places(s, c), .k_steps = k_steps(s, c), .split = c->split, .share = c->share};
+    g.tiles = g.m_tiles * g.n_places;
+    g.clusters = d->clusters[c->split * c->share];
+    if (g.clusters > g.tiles)
+        g.clusters = g.tiles;
+    return g;
+}
+
+/* Predicted cycles of a launch. */
+static double predict(const struct machete_device *d, const struct machete_shape *s, int64_t M, const struct machete_config *c, const struct cost *t)
+{
+    struct machete_grid g = machete_make_grid(d, s, M, c);
+    const double codes = (double)c->wide * 4.0 * machete_block_words(s->bits), x = (double)c->rows * MACHETE_X_ROW_BYTES / c->share;
+    double block = s->bits == 4 ? t->block4 : t->block8;
+    if ((codes + x) / L2_BYTES > block)
+        block = (codes + x) / L2_BYTES;
+    const int passes = (c->rows + MACHETE_PASS_ROWS - 1) / MACHETE_PASS_ROWS;
+    const double rounds = (double)ceil_div(g.tiles, g.clusters), blocks = (double)ceil_div(g.k_steps, c->split) * machete_step_blocks(c->rows, c->wide);
+    const double busy = rounds * (blocks * block + t->end + (c->split > 1 ? SPLIT_CYCLES * passes : 0));
+    const double sweeps = (double)ceil_div(g.m_tiles, MACHETE_M_GROUP); /* through all codes */
+    const double memory = (sweeps * (double)(s->code_bytes + s->scale_bytes) + 2.0 * (double)M * (double)(s->K + s->N)) / ((double)MEMORY_BYTES * d->sms);
+    return (busy > memory ? busy : memory) + busy / 8;
+}
+
+void machete_choose(const struct machete_device *d, const struct machete_shape *s, int64_t M, enum marlin_mode mode, struct machete_config *c)
+{
+    double best = 0;
+    *c = (struct machete_config){.rows = FIXED_ROWS, .wide = 1, .stages = 2, .split = 1, .share = 1};
+    const int64_t counted = mode == MARLIN_FIXED ? 1 : M; /* the fixed division of K does not know M */
+    for (int i = 0; i < TILES; i++)
+        for (int cluster = 0; cluster <= MACHETE_CLUSTER_MAX; cluster++) { /* 0: two that share X; else so many that split K */
+            struct machete_config t = {.rows = costs[i].rows, .wide = costs[i].wide, .split = cluster ? cluster : 1, .share = cluster ? 1 : 2};
+            if (mode == MARLIN_FIXED && (t.rows != FIXED_ROWS || t.wide != 1 || t.share > 1))
+                continue;
+            t.stages = machete_fit_stages(d, s, &t, MACHETE_STAGES_MAX);
+            if (machete_config_check(d, s, counted, &t, NULL))
+                continue;
+            double cycles = predict(d, s, counted, &t, &costs[i]);
+            if (best > 0 && cycles >= best)
+                continue;
+            best = cycles;
+            *c = t;
+        }
+}
+
+void machete_fill_args(const struct machete_device *d, const struct machete_call *call, const struct machete_config *c, struct machete_args *a)
+{
+    const struct machete_shape *s = call->shape;
+    memset(a, 0, sizeof *a);
+    a->codes = call->weight.codes;
+    a->scales = call->weight.scales;
+    a->zeros = call->weight.zeros;
+    a->zero = s->zero;
+    a->M = (int)call->M;
+    a->N = (int)s->N;
+    a->y = call->y;
+    a->ldy = call->ldy;
+    a->bias = call->bias;
+    a->y_f32 = call->y_f32;
+    a->accumulate = call->accumulate;
+    a->y_vectors = !call->accumulate && call->ldy % 4 == 0 && (uintptr_t)call->y % (call->y_f32 ? 16 : 8) == 0;
+    a->stripes = s->stripes;
+    a->k_blocks = s->k_blocks;
+    a->unit_shift = s->unit_shift;
+    a->scale_rows = s->rows;
+    a->stages = c->stages;
+    a->grid = machete_make_grid(d, s, call->M, c);
+}
