@@ -91,7 +91,9 @@ int machete_config_check(const struct machete_device *d, const struct machete_sh
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: K=%lld has %d steps, which split=%d does not divide among as many blocks", (long long)s->K, k_steps(s, c), c->split);
     if (d->clusters[c->split * c->share] < 1)
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: no cluster of %d blocks fits the device", c->split * c->share);
-    if (M < 1 || M > INT32_MAX / 2 || row_tiles(M, c) * places(s, c) > INT32_MAX / 2 || places(s, c) > INT32_MAX / 2 / MACHETE_M_GROUP)
+    if (M < 1)
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: M=%lld is no number of rows", (long long)M);
+    if (M > INT32_MAX / 2 || row_tiles(M, c) * places(s, c) > INT32_MAX / 2 || places(s, c) > INT32_MAX / 2 / MACHETE_M_GROUP)
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: M=%lld N=%lld is more than 2^30 tiles", (long long)M, (long long)s->N);
     int most = machete_fit_stages(d, s, c, MACHETE_STAGES_MAX);
     if (c->stages < 2 || c->stages > most)

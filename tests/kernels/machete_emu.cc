@@ -132,6 +132,13 @@ static void yield(enum state s)
     swapcontext(&self().context, &scheduler);
 }
 
+/* Others may come in between. */
+static void pause()
+{
+    if (draw() % 4 == 0)
+        yield(READY);
+}
+
 /* True for the last of `all` to come; the others wait until wake. */
 static bool meet(int *count, int all, enum state s)
 {
@@ -224,11 +231,13 @@ void barrier_announce(uint64_t *b, int bytes)
 void barrier_arrive(uint64_t *b)
 {
     count_down(b, 1, 0);
+    pause();
 }
 
 void barrier_arrive_peer(uint64_t *b, int rank)
 {
     count_down(in_peer(b, rank), 1, 0);
+    pause();
 }
 
 static bool over(const uint64_t *b, int parity)
@@ -487,12 +496,14 @@ static void run_cluster()
     cluster_count = 0;
     for (int b = 0; b < cluster_size; b++)
         start(b);
+    int asleep = draw() & 1 ? (int)(draw() % (uint64_t)cluster_size) : -1; /* a block that begins only when the others cannot go on */
     for (int left = cluster_size; left > 0;) {
         const int all = cluster_size * WARPS, first = (int)(draw() % (uint64_t)all), stride = draw() & 1 ? 5 : 7; /* both prime to 12 * cluster_size, but where the size is */
         int ran = 0;
         for (int i = 0; i < all; i++) {
             const int w = (first + (cluster_size % stride ? i * stride : i)) % all;
-            ran += run_warp(w / WARPS, w % WARPS);
+            if (w / WARPS != asleep)
+                ran += run_warp(w / WARPS, w % WARPS);
         }
         if (!launch->late)
             for (size_t i = copies.size(); i-- > 0;)
@@ -502,6 +513,10 @@ static void run_cluster()
                 }
         if (!ran && !copies.empty()) {
             arrive(draw() % copies.size());
+            ran++;
+        }
+        if (!ran && asleep >= 0) {
+            asleep = -1;
             ran++;
         }
         for (int b = 0; b < cluster_size; b++)
