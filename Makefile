@@ -178,14 +178,19 @@ $(B)/tests/kernels/check_marlin_emu $(B)/tests/kernels/check_machete_emu: $(B)/t
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $(filter %.o,$^) $(LIB) -lcmocka $(LIBS) -lstdc++
 
-# The Marlin kernel, not yet in the plug-in: programs that test and time it on a device, each with all it needs linked in.
+# The Marlin and Machete kernels, not yet in the plug-in: programs that test and time them on a device, each with all it needs linked in. MACHETE_TRIES=N: waits of Machete's
+# kernels end with an error after N tries.
 CUDA_ARCHS ?= 80 90
 NVFLAGS = -std=c++17 -O3 -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
 OC := build/obj/cuda
 MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/marlin.def)
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(MARLIN_ROW_OBJ)
-MARLIN_HOST_OBJ := $(addprefix $(O)/,kernels/cuda/pack_units.o kernels/cuda/marlin_pack.o kernels/cuda/marlin_choose.o kernels/tensor.o pipeline/base/err.o)
+MACHETE_TRIES ?= 0
+MACHETE_ROWS := $(shell sed -n 's/^MACHETE(\([0-9]*\), \([12]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/machete.def)
+MACHETE_ROW_OBJ := $(foreach r,$(MACHETE_ROWS),$(OC)/kernels/cuda/machete_rows$(firstword $(subst :, ,$(r))).o)
+MACHETE_OBJ := $(OC)/kernels/cuda/machete.o $(MACHETE_ROW_OBJ)
+CLASS_HOST_OBJ := $(addprefix $(O)/,$(addprefix kernels/cuda/,pack_units.o marlin_pack.o marlin_choose.o machete_pack.o machete_choose.o) kernels/tensor.o pipeline/base/err.o)
 GPU_TESTS := $(patsubst tests/gpu/%.cu,build/cuda/%,$(wildcard tests/gpu/check_*.cu))
 GPU_BENCHES := $(patsubst tests/bench/%.cu,build/cuda/%,$(wildcard tests/bench/bench_*.cu))
 .PHONY: gpu-programs
@@ -196,18 +201,21 @@ define nvcc_compile
 endef
 $(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def
 	$(call nvcc_compile,$(join -DMARLIN_INST_ROWS= -DMARLIN_INST_WN= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $*:%,$(MARLIN_ROWS))))))
+$(MACHETE_ROW_OBJ): override CUDA_ARCHS := 90a
+$(MACHETE_ROW_OBJ): $(OC)/kernels/cuda/machete_rows%.o: kernels/cuda/machete_inst.cu kernels/cuda/machete.def
+	$(call nvcc_compile,$(join -DMACHETE_INST_ROWS= -DMACHETE_INST_WIDE= -DMACHETE_INST_SCALED= -DMACHETE_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $*:%,$(MACHETE_ROWS))))) -DMACHETE_TRIES=$(MACHETE_TRIES))
 $(OC)/%.o: %.cu
 	$(call nvcc_compile)
-$(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
+$(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
-$(GPU_BENCHES): build/cuda/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
+$(GPU_BENCHES): build/cuda/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
--include $(MARLIN_OBJ:.o=.d) $(GPU_TESTS:build/cuda/%=$(OC)/tests/gpu/%.d) $(GPU_BENCHES:build/cuda/%=$(OC)/tests/bench/%.d)
-gpu-programs: $(GPU_TESTS) $(GPU_BENCHES) ## build check_marlin and bench_marlin for a GPU (nvcc)
+-include $(MARLIN_OBJ:.o=.d) $(MACHETE_OBJ:.o=.d) $(GPU_TESTS:build/cuda/%=$(OC)/tests/gpu/%.d) $(GPU_BENCHES:build/cuda/%=$(OC)/tests/bench/%.d)
+gpu-programs: $(GPU_TESTS) $(GPU_BENCHES) ## build check_marlin, check_machete and bench_class for a GPU (nvcc)
 
 deps: ## install the Debian packages that the build and the tests need
 	$(Q)missing=; for p in $(DEBS); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \

@@ -96,18 +96,19 @@ template <int BITS, int WIDE, int BLOCKS> MACHETE_DEV void copy_weights(const ma
 {
     const int codes = BLOCKS * machete_block_words(BITS) * 4;
     const int rows = machete_scale_rows(BLOCKS, a.unit_shift) * MACHETE_ROW_BYTES, row = marlin_scale_row(w.step * BLOCKS, a.unit_shift);
+    const bool once = a.grid.m_tiles == 1;
     uint64_t *full = b.barriers + machete_full(slot);
     barrier_announce(full, b.at.stage_x + b.at.stage_codes + b.at.stage_scales);
     char *to_codes = b.shared + b.at.codes + slot * b.at.stage_codes, *to_scales = b.shared + b.at.scales + slot * b.at.stage_scales;
 #pragma unroll
     for (int i = 0; i < WIDE; i++) {
         const int stripe = w.n * WIDE + i < a.stripes ? w.n * WIDE + i : a.stripes - 1;
-        copy_run(to_codes + i * codes, a.codes + machete_block(stripe, w.step * BLOCKS, a.k_blocks) * machete_block_words(BITS), codes, full);
+        copy_run(to_codes + i * codes, a.codes + machete_block(stripe, w.step * BLOCKS, a.k_blocks) * machete_block_words(BITS), codes, full, once);
         const size_t from = ((size_t)stripe * a.scale_rows + row) * MACHETE_N;
-        copy_run(to_scales, a.scales + from, rows, full);
+        copy_run(to_scales, a.scales + from, rows, full, once);
         to_scales += rows;
         if (a.zeros) {
-            copy_run(to_scales, a.zeros + from, rows, full);
+            copy_run(to_scales, a.zeros + from, rows, full, once);
             to_scales += rows;
         }
     }
@@ -263,6 +264,13 @@ MACHETE_DEV void load_part(const machete_args &a, const block &b, const consumer
 
 /* ---- multiplying ---- */
 
+/* Waits for a stage. Lanes may find it full at different times; wgmma wants whole warps. */
+MACHETE_DEV void wait_full(const block &b, int slot, int parity)
+{
+    barrier_wait(b.barriers + machete_full(slot), parity);
+    warp_sync();
+}
+
 template <int WIDE, int N> MACHETE_DEV void hold_all(float (&d)[WIDE][N])
 {
 #pragma unroll
@@ -337,7 +345,7 @@ MACHETE_DEV void do_part(const machete_args &a, const block &b, consumer &c, wal
         const int slot = c.slot + 1 == a.stages ? 0 : c.slot + 1, parity = slot ? c.parity : c.parity ^ 1;
         const bool last = w.step + 1 == w.end;
         if (!last) {
-            barrier_wait(b.barriers + machete_full(slot), parity);
+            wait_full(b, slot, parity);
             load_part<BITS, BF16, WIDE, SCALED, SLICES, 0>(a, b, c, slot, next);
         }
         wgmma_wait();
@@ -471,7 +479,7 @@ template <int BITS, int BF16, int ROWS, int WIDE, int SCALED, int RUN, int BLOCK
 #pragma unroll
             for (int i = 0; i < ROWS / 2; i++)
                 sum[atom][i] = total[atom][i] = 0.0f;
-        barrier_wait(b.barriers + machete_full(c.slot), c.parity);
+        wait_full(b, c.slot, c.parity);
         load_part<BITS, BF16, WIDE, SCALED, SLICES, 0>(a, b, c, c.slot, f[0]);
         for (;;) { /* two parts at a time, for the two sets of numbers */
             do_part<BITS, BF16, ROWS, WIDE, SCALED, RUN, BLOCKS, 0>(a, b, c, w, f[0], f[1], sum, total, &fresh);

@@ -29,9 +29,10 @@ MACHETE_DEV uint32_t shared_at(const void *p) { return (uint32_t)__cvta_generic_
 MACHETE_DEV void block_sync() { __syncthreads(); }
 MACHETE_DEV void warp_sync() { __syncwarp(); }
 
-/* All threads of all blocks of the cluster; what each did before is seen by all after. */
+/* All threads of all blocks of the cluster; what each did before is seen by all after. The instructions want whole warps: lanes that went apart meet first. */
 MACHETE_DEV void cluster_sync()
 {
+    __syncwarp();
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
@@ -114,14 +115,15 @@ MACHETE_DEV void barrier_wait_cluster(uint64_t *b, int parity)
 /* ---- copies: bytes arrive at a barrier ---- */
 
 /* L2 policies, as createpolicy makes them; CUTLASS keeps the same constants (cute/arch/copy_sm90_desc.hpp). */
+#define MACHETE_EVICT_NORMAL 0x1000000000000000ull
 #define MACHETE_EVICT_FIRST 0x12F0000000000000ull
 #define MACHETE_EVICT_LAST 0x14F0000000000000ull
 
-/* A run of memory, all three multiples of 16; read once by the whole device. */
-MACHETE_DEV void copy_run(void *to, const void *from, int bytes, uint64_t *b)
+/* A run of memory, all three multiples of 16. once: the whole device reads it once. */
+MACHETE_DEV void copy_run(void *to, const void *from, int bytes, uint64_t *b, bool once)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_at(to)), "l"(from), "r"(bytes),
-                 "r"(shared_at(b)), "l"(MACHETE_EVICT_FIRST)
+                 "r"(shared_at(b)), "l"(once ? MACHETE_EVICT_FIRST : MACHETE_EVICT_NORMAL)
                  : "memory");
 }
 

@@ -282,7 +282,7 @@ static void begin(int block, void *to, const uint64_t *b, const std::vector<char
     copies.push_back({block, at, shared_at(b), data});
 }
 
-void copy_run(void *to, const void *from, int bytes, uint64_t *b)
+void copy_run(void *to, const void *from, int bytes, uint64_t *b, bool)
 {
     bool found = false;
     for (int i = 0; i < launch->range_count; i++)

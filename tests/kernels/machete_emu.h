@@ -38,7 +38,7 @@ void barrier_announce(uint64_t *b, int bytes);
 void barrier_arrive(uint64_t *b);
 void barrier_arrive_peer(uint64_t *b, int rank);
 void barrier_wait(uint64_t *b, int parity);
-void copy_run(void *to, const void *from, int bytes, uint64_t *b);
+void copy_run(void *to, const void *from, int bytes, uint64_t *b, bool once);
 void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t *b, int mask);
 void copy_box(void *to, const machete_map *map, int k, int row, uint64_t *b);
 void load_peer(const float *at, int rank, float (&v)[4]);
