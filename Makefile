@@ -187,7 +187,7 @@ MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(MARLIN_ROW_OBJ)
 MACHETE_TRIES ?= 0
-MACHETE_ROWS := $(shell sed -n 's/^MACHETE(\([0-9]*\), \([12]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/machete.def)
+MACHETE_ROWS := $(shell sed -n 's/^MACHETE(\([0-9]*\), \([12]\), \([01]\), \([12]\), \([12]\))$$/\1_\2:\1:\2:\3:\4:\5/p' kernels/cuda/machete.def)
 MACHETE_ROW_OBJ := $(foreach r,$(MACHETE_ROWS),$(OC)/kernels/cuda/machete_rows$(firstword $(subst :, ,$(r))).o)
 MACHETE_OBJ := $(OC)/kernels/cuda/machete.o $(MACHETE_ROW_OBJ)
 CLASS_HOST_OBJ := $(addprefix $(O)/,$(addprefix kernels/cuda/,pack_units.o marlin_pack.o marlin_choose.o machete_pack.o machete_choose.o) kernels/tensor.o pipeline/base/err.o)
@@ -203,7 +203,7 @@ $(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.c
 	$(call nvcc_compile,$(join -DMARLIN_INST_ROWS= -DMARLIN_INST_WN= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $*:%,$(MARLIN_ROWS))))))
 $(MACHETE_ROW_OBJ): override CUDA_ARCHS := 90a
 $(MACHETE_ROW_OBJ): $(OC)/kernels/cuda/machete_rows%.o: kernels/cuda/machete_inst.cu kernels/cuda/machete.def
-	$(call nvcc_compile,$(join -DMACHETE_INST_ROWS= -DMACHETE_INST_WIDE= -DMACHETE_INST_SCALED= -DMACHETE_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $*:%,$(MACHETE_ROWS))))) -DMACHETE_TRIES=$(MACHETE_TRIES))
+	$(call nvcc_compile,$(join -DMACHETE_INST_ROWS= -DMACHETE_INST_WIDE= -DMACHETE_INST_SCALED= -DMACHETE_INST_BLOCKS= -DMACHETE_INST_SM=,$(wordlist 2,6,$(subst :, ,$(filter $*:%,$(MACHETE_ROWS))))) -DMACHETE_TRIES=$(MACHETE_TRIES))
 $(OC)/%.o: %.cu
 	$(call nvcc_compile)
 $(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)

@@ -4,14 +4,14 @@
 
 #include "kernels/cuda/machete_launch.h"
 
-#define MACHETE(rows, wide, scaled, blocks) extern "C" const void *machete_rows##rows##_##wide(int bits, int bf16, int run);
+#define MACHETE(rows, wide, scaled, blocks, sm) extern "C" const void *machete_rows##rows##_##wide(int bits, int bf16, int run);
 #include "kernels/cuda/machete.def"
 #undef MACHETE
 
 static const void *kernel_of(int rows, int wide, int bits, int bf16, int run)
 {
     switch (4 * rows + wide) {
-#define MACHETE(rows, wide, scaled, blocks) \
+#define MACHETE(rows, wide, scaled, blocks, sm) \
     case 4 * rows + wide: return machete_rows##rows##_##wide(bits, bf16, run);
 #include "kernels/cuda/machete.def"
 #undef MACHETE
@@ -33,7 +33,7 @@ static int attribute(int *out, cudaDeviceAttr which, int device, struct err *e)
 static int raise_shared(int bytes, struct err *e)
 {
     static const int tiles[][2] = {
-#define MACHETE(rows, wide, scaled, blocks) {rows, wide},
+#define MACHETE(rows, wide, scaled, blocks, sm) {rows, wide},
 #include "kernels/cuda/machete.def"
 #undef MACHETE
     };
@@ -65,15 +65,18 @@ static void fill_launch(cudaLaunchConfig_t *lc, cudaLaunchAttribute *attr, int b
 /* How many clusters of each size are on the device at a time: a launch has no more, for a second wave would wait for the first to end. */
 static int count_clusters(struct machete_device *d, struct err *e)
 {
-    d->clusters[0] = 0;
-    d->clusters[1] = d->sms;
-    for (int n = 2; n <= MACHETE_CLUSTER_MAX; n++) {
-        cudaLaunchConfig_t lc = {};
-        cudaLaunchAttribute attr[2] = {};
-        fill_launch(&lc, attr, d->sms / n * n, n, (size_t)d->block_shared);
-        cudaError_t rc = cudaOccupancyMaxActiveClusters(&d->clusters[n], kernel_of(8, 1, 4, 0, 8), &lc);
-        if (rc != cudaSuccess)
-            return failed(rc, "cudaOccupancyMaxActiveClusters", e);
+    for (int blocks = 1; blocks <= 2; blocks++) {
+        int *clusters = d->clusters[blocks - 1];
+        clusters[0] = 0;
+        clusters[1] = d->sms * blocks;
+        for (int n = 2; n <= MACHETE_CLUSTER_MAX; n++) {
+            cudaLaunchConfig_t lc = {};
+            cudaLaunchAttribute attr[2] = {};
+            fill_launch(&lc, attr, d->sms * blocks / n * n, n, (size_t)(blocks == 1 ? d->block_shared : d->sm_shared / 2 - 1024));
+            cudaError_t rc = cudaOccupancyMaxActiveClusters(&clusters[n], kernel_of(8, 1, 4, 0, 8), &lc);
+            if (rc != cudaSuccess)
+                return failed(rc, "cudaOccupancyMaxActiveClusters", e);
+        }
     }
     return 0;
 }
@@ -85,7 +88,8 @@ extern "C" int machete_device_open(struct machete_device *d, struct err *e)
     if (got != cudaSuccess)
         return failed(got, "cudaGetDevice", e);
     if ((rc = attribute(&major, cudaDevAttrComputeCapabilityMajor, device, e)) || (rc = attribute(&minor, cudaDevAttrComputeCapabilityMinor, device, e)) ||
-        (rc = attribute(&d->sms, cudaDevAttrMultiProcessorCount, device, e)) || (rc = attribute(&d->block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device, e)))
+        (rc = attribute(&d->sms, cudaDevAttrMultiProcessorCount, device, e)) || (rc = attribute(&d->block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device, e)) ||
+        (rc = attribute(&d->sm_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device, e)))
         return rc;
     d->capability = 10 * major + minor;
     if (d->capability != 90)

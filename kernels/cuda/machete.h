@@ -26,13 +26,14 @@ extern "C" {
 
 struct machete_device {
     int sms, capability;                      /* 90 for 9.0, the only one that runs it */
-    int block_shared;                         /* bytes of shared memory a block can have */
-    int clusters[MACHETE_CLUSTER_MAX + 1];    /* [n]: clusters of n blocks that are on the device at a time, each block with all the shared memory; [1]: sms */
+    int block_shared, sm_shared;              /* bytes of shared memory a block can have, and an SM has */
+    int clusters[2][MACHETE_CLUSTER_MAX + 1]; /* [b - 1][n]: clusters of n blocks that are on the device at a time, with b blocks an SM */
 };
 
 struct machete_config {
     int rows, wide;  /* of an output tile: rows by 128 * wide; machete.def has the pairs there are */
     int stages;      /* of the pipeline, 2..32 */
+    int blocks;      /* an SM; 1 or 2 */
     int split;       /* blocks that share the K of a tile, as a cluster: 1..8 */
     int share;       /* blocks that share the X of their tiles, as a cluster: 1 or 2; not together with split */
 };

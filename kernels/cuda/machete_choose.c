@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum {
+    BLOCK_RESERVED = 1024, /* shared memory the system takes of each block: CUDA C++ Programming Guide, compute capability 9.0 */
     MEMORY_BYTES = 15,    /* of device memory, an SM and cycle */
     L2_BYTES = 48,        /* of L2, an SM and cycle */
     SPLIT_CYCLES = 800,   /* what a pass of sums takes longer through the cluster's memory */
@@ -14,15 +15,15 @@ enum {
     SHARE_ROWS = 16,      /* least of a tile whose X is brought in parts: parts begin at multiples of 8 rows */
 };
 
-/* Cycles that multiplying a block of 64 inputs of a tile takes, 4 and 8 bits, and that the end of a tile takes. */
+/* Cycles that multiplying a block of 64 inputs of a tile takes a block alone on its SM, 4 and 8 bits; the same for two that share the SM, each; and the end of a tile. */
 struct cost {
     int rows, wide;
-    int block4, block8, end;
+    int block4, block8, pair4, pair8, end;
 };
 
 static const struct cost costs[] = {
-    {8, 1, 110, 125, 1000},   {16, 1, 115, 130, 1000},  {32, 1, 130, 145, 1100},  {64, 1, 170, 180, 1500},
-    {128, 1, 280, 290, 2500}, {256, 1, 545, 550, 5000}, {128, 2, 550, 560, 5000},
+    {8, 1, 130, 145, 170, 190, 1000}, {16, 1, 135, 150, 180, 200, 1000}, {32, 1, 130, 145, 0, 0, 1100}, {64, 1, 170, 180, 0, 0, 1500},
+    {128, 1, 280, 290, 0, 0, 2500},   {256, 1, 545, 550, 0, 0, 5000},    {128, 2, 550, 560, 0, 0, 5000},
 };
 enum { TILES = sizeof costs / sizeof *costs };
 
@@ -34,8 +35,20 @@ static int64_t ceil_div(int64_t a, int64_t b)
 int machete_step_blocks(int rows, int wide)
 {
     switch (4 * rows + wide) {
-#define MACHETE(rows, wide, scaled, blocks) \
+#define MACHETE(rows, wide, scaled, blocks, sm) \
     case 4 * rows + wide: return blocks;
+#include "kernels/cuda/machete.def"
+#undef MACHETE
+    }
+    return 0;
+}
+
+/* Blocks an SM that the registers of a tile allow. */
+static int sm_blocks(int rows, int wide)
+{
+    switch (4 * rows + wide) {
+#define MACHETE(rows, wide, scaled, blocks, sm) \
+    case 4 * rows + wide: return sm;
 #include "kernels/cuda/machete.def"
 #undef MACHETE
     }
@@ -54,8 +67,10 @@ size_t machete_shared_bytes(const struct machete_shape *s, const struct machete_
 
 int machete_fit_stages(const struct machete_device *d, const struct machete_shape *s, const struct machete_config *c, int most)
 {
-    int stages = most < MACHETE_STAGES_MAX ? most : MACHETE_STAGES_MAX;
-    while (stages > 0 && shared_of(s, c, stages).bytes > d->block_shared)
+    int stages = most < MACHETE_STAGES_MAX ? most : MACHETE_STAGES_MAX, room = d->sm_shared / c->blocks - BLOCK_RESERVED;
+    if (room > d->block_shared)
+        room = d->block_shared;
+    while (stages > 0 && shared_of(s, c, stages).bytes > room)
         stages--;
     return stages;
 }
@@ -87,9 +102,11 @@ int machete_config_check(const struct machete_device *d, const struct machete_sh
                        c->share);
     if (c->share > 1 && c->rows < SHARE_ROWS)
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: tiles of %d rows do not share X, those of %d and more do", c->rows, SHARE_ROWS);
+    if (c->blocks < 1 || c->blocks > sm_blocks(c->rows, c->wide))
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: tiles of %d rows do not run with %d blocks an SM", c->rows, c->blocks);
     if (c->split > k_steps(s, c))
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: K=%lld has %d steps, which split=%d does not divide among as many blocks", (long long)s->K, k_steps(s, c), c->split);
-    if (d->clusters[c->split * c->share] < 1)
+    if (d->clusters[c->blocks - 1][c->split * c->share] < 1)
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: no cluster of %d blocks fits the device", c->split * c->share);
     if (M < 1)
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: M=%lld is no number of rows", (long long)M);
@@ -105,20 +122,28 @@ struct machete_grid machete_make_grid(const struct machete_device *d, const stru
 {
     struct machete_grid g = {.m_tiles = (int)row_tiles(M, c), .n_places = (int)places(s, c), .k_steps = k_steps(s, c), .split = c->split, .share = c->share};
     g.tiles = g.m_tiles * g.n_places;
-    g.clusters = d->clusters[c->split * c->share];
+    g.clusters = d->clusters[c->blocks - 1][c->split * c->share];
     if (g.clusters > g.tiles)
         g.clusters = g.tiles;
     return g;
+}
+
+/* Steps that a block goes through at most. */
+static int64_t block_steps(const struct machete_grid *g)
+{
+    return ceil_div(g->tiles, g->clusters) * ceil_div(g->k_steps, g->split);
 }
 
 /* Predicted cycles of a launch. */
 static double predict(const struct machete_device *d, const struct machete_shape *s, int64_t M, const struct machete_config *c, const struct cost *t)
 {
     struct machete_grid g = machete_make_grid(d, s, M, c);
+    const bool paired = g.clusters * c->split * c->share > d->sms; /* blocks go to SMs of their own first */
     const double codes = (double)c->wide * 4.0 * machete_block_words(s->bits), x = (double)c->rows * MACHETE_X_ROW_BYTES / c->share;
-    double block = s->bits == 4 ? t->block4 : t->block8;
-    if ((codes + x) / L2_BYTES > block)
-        block = (codes + x) / L2_BYTES;
+    const double through_l2 = (codes + x) / L2_BYTES * (paired ? 2 : 1);
+    double block = s->bits == 4 ? (paired ? t->pair4 : t->block4) : paired ? t->pair8 : t->block8;
+    if (through_l2 > block)
+        block = through_l2;
     const int passes = (c->rows + MACHETE_PASS_ROWS - 1) / MACHETE_PASS_ROWS;
     const double rounds = (double)ceil_div(g.tiles, g.clusters), blocks = (double)ceil_div(g.k_steps, c->split) * machete_step_blocks(c->rows, c->wide);
     const double busy = rounds * (blocks * block + t->end + (c->split > 1 ? SPLIT_CYCLES * passes : 0));
@@ -130,22 +155,26 @@ static double predict(const struct machete_device *d, const struct machete_shape
 void machete_choose(const struct machete_device *d, const struct machete_shape *s, int64_t M, enum marlin_mode mode, struct machete_config *c)
 {
     double best = 0;
-    *c = (struct machete_config){.rows = FIXED_ROWS, .wide = 1, .stages = 2, .split = 1, .share = 1};
+    *c = (struct machete_config){.rows = FIXED_ROWS, .wide = 1, .stages = 2, .blocks = 1, .split = 1, .share = 1};
     const int64_t counted = mode == MARLIN_FIXED ? 1 : M; /* the fixed division of K does not know M */
     for (int i = 0; i < TILES; i++)
-        for (int cluster = 0; cluster <= MACHETE_CLUSTER_MAX; cluster++) { /* 0: two that share X; else so many that split K */
-            struct machete_config t = {.rows = costs[i].rows, .wide = costs[i].wide, .split = cluster ? cluster : 1, .share = cluster ? 1 : 2};
-            if (mode == MARLIN_FIXED && (t.rows != FIXED_ROWS || t.wide != 1 || t.share > 1))
+        for (int variant = 0; variant < 2 * (MACHETE_CLUSTER_MAX + 1); variant++) {
+            const int cluster = variant / 2; /* 0: two that share X; else so many that split K */
+            struct machete_config t = {.rows = costs[i].rows, .wide = costs[i].wide, .blocks = 2 - variant % 2, .split = cluster ? cluster : 1, .share = cluster ? 1 : 2};
+            if (t.blocks > sm_blocks(t.rows, t.wide) || (mode == MARLIN_FIXED && (t.rows != FIXED_ROWS || t.wide != 1 || t.share > 1)))
                 continue;
             t.stages = machete_fit_stages(d, s, &t, MACHETE_STAGES_MAX);
             if (machete_config_check(d, s, counted, &t, NULL))
                 continue;
             double cycles = predict(d, s, counted, &t, &costs[i]);
-            if (best > 0 && cycles >= best)
+            if (best > 0 && cycles >= best) /* of equals two blocks an SM, which leave room for the next launch to begin */
                 continue;
             best = cycles;
             *c = t;
         }
+    const struct machete_grid g = machete_make_grid(d, s, M, c);
+    if (c->stages > block_steps(&g)) /* more would never be filled */
+        c->stages = block_steps(&g) < 2 ? 2 : (int)block_steps(&g);
 }
 
 void machete_fill_args(const struct machete_device *d, const struct machete_call *call, const struct machete_config *c, struct machete_args *a)

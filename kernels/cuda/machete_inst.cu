@@ -1,4 +1,5 @@
-/* One line of machete.def: -DMACHETE_INST_ROWS=rows -DMACHETE_INST_WIDE=stripes of 128 outputs -DMACHETE_INST_SCALED=scaled -DMACHETE_INST_BLOCKS=blocks of K in a step. */
+/* One line of machete.def: -DMACHETE_INST_ROWS=rows -DMACHETE_INST_WIDE=stripes of 128 outputs -DMACHETE_INST_SCALED=scaled -DMACHETE_INST_BLOCKS=blocks of K in a
+ * step -DMACHETE_INST_SM=thread blocks an SM. */
 #include "kernels/cuda/machete_kernel.cuh"
 
 #define NAME2(rows, wide) machete_rows##rows##_##wide
@@ -6,7 +7,7 @@
 #define NAME NAME1(MACHETE_INST_ROWS, MACHETE_INST_WIDE)
 
 enum { STEP = 4 * MACHETE_INST_BLOCKS };
-#define KERNEL(bits, bf16, run) (const void *)machete_kernel<bits, bf16, MACHETE_INST_ROWS, MACHETE_INST_WIDE, MACHETE_INST_SCALED, run, MACHETE_INST_BLOCKS>
+#define KERNEL(bits, bf16, run) (const void *)machete_kernel<bits, bf16, MACHETE_INST_ROWS, MACHETE_INST_WIDE, MACHETE_INST_SCALED, run, MACHETE_INST_BLOCKS, MACHETE_INST_SM>
 #define KERNELS(run)                                                               \
     {                                                                              \
         {KERNEL(4, 0, run), KERNEL(4, 1, run)}, {KERNEL(8, 0, run), KERNEL(8, 1, run)} \

@@ -131,10 +131,11 @@ template <int ROWS, int BLOCKS> MACHETE_DEV void copy_x(const machete_args &a, c
 /* The one thread that copies. Codes and scales of the first stages come before whatever the launch may overlap has ended. */
 template <int BITS, int ROWS, int WIDE, int BLOCKS> MACHETE_DEV void copy_all(const machete_args &a, const machete_map *x, const block &b)
 {
-    walk ahead = walk_begin(a, b), w = ahead;
-    for (int i = 0; i < a.stages && ahead.tile < a.grid.tiles; i++, walk_next(a, b, &ahead))
-        copy_weights<BITS, WIDE, BLOCKS>(a, b, ahead, i);
+    walk w = walk_begin(a, b);
+    for (int i = 0; i < a.stages && w.tile < a.grid.tiles; i++, walk_next(a, b, &w))
+        copy_weights<BITS, WIDE, BLOCKS>(a, b, w, i);
     wait_for_producer();
+    w = walk_begin(a, b); /* once more: registers are few here */
     for (int i = 0; i < a.stages && w.tile < a.grid.tiles; i++, walk_next(a, b, &w))
         copy_x<ROWS, BLOCKS>(a, x, b, w, i);
     for (int slot = 0, parity = 0; w.tile < a.grid.tiles; walk_next(a, b, &w)) {
@@ -153,9 +154,8 @@ template <int BITS, int ROWS, int WIDE, int BLOCKS> MACHETE_DEV void copy_all(co
 
 /* A multiplying thread: where its share of stage 0 lies, and which stage is next. */
 struct consumer {
-    const char *codes;    /* of its first atom; the other's is 2048 bytes on */
-    const char *scales;   /* its word of row 0; the other atom's is 128 bytes on */
-    int row_bytes;        /* from the rows of scales of a stripe to those of zeros */
+    int codes;            /* of its first atom; the other's is 2048 bytes on */
+    int scales;           /* its word of row 0; the other atom's is 128 bytes on */
     uint32_t x;           /* shared address of X */
     int thread;           /* 0..255 */
     int slot, parity;     /* the stage of the step at hand, and of its full barrier */
@@ -164,8 +164,8 @@ struct consumer {
 
 enum { ATOM_CODES = MACHETE_CONSUMERS / 2 * 16, ATOM_SCALES = MACHETE_ROW_BYTES / 2 };
 
-/* A step is taken in one part, or two where the sums leave no registers for two sets of a whole step. */
-MACHETE_FN constexpr int parts_of(int rows, int wide) { return rows * wide >= 256 ? 2 : 1; }
+/* A step is taken in one part, or two where there are no registers for two sets of a whole step: beside many sums, and where two blocks share an SM. */
+MACHETE_FN constexpr int parts_of(int rows, int wide) { return rows <= 16 || rows * wide >= 256 ? 2 : 1; }
 
 /* A operand of one part, [atom][k16 slice], and the word of the scales that its last unit ends with. */
 template <int WIDE, int SLICES> struct fragments {
@@ -181,7 +181,7 @@ MACHETE_DEV int row_of(const machete_args &a, int p)
 
 MACHETE_DEV uint32_t scale_word(const block &b, const consumer &c, int slot, int atom, int row)
 {
-    return *(const uint32_t *)(c.scales + slot * b.at.stage_scales + atom * ATOM_SCALES + row * MACHETE_ROW_BYTES);
+    return *(const uint32_t *)(b.shared + c.scales + slot * b.at.stage_scales + atom * ATOM_SCALES + row * MACHETE_ROW_BYTES);
 }
 
 /* Of each of the two outputs of a thread, as pairs of the type. */
@@ -189,11 +189,11 @@ struct outputs {
     uint32_t zero[2], scale[2];
 };
 
-template <int BITS, int BF16, int SCALED> MACHETE_DEV void load_outputs(const machete_args &a, const block &b, const consumer &c, int slot, int atom, int p, outputs *o)
+template <int BITS, int BF16, int SCALED, int BLOCKS> MACHETE_DEV void load_outputs(const machete_args &a, const block &b, const consumer &c, int slot, int atom, int p, outputs *o)
 {
     const int row = row_of(a, p);
     if (a.zeros) {
-        const uint32_t z = *(const uint32_t *)(c.scales + slot * b.at.stage_scales + atom * ATOM_SCALES + row * MACHETE_ROW_BYTES + c.row_bytes);
+        const uint32_t z = *(const uint32_t *)(b.shared + c.scales + slot * b.at.stage_scales + atom * ATOM_SCALES + row * MACHETE_ROW_BYTES + machete_scale_rows(BLOCKS, a.unit_shift) * MACHETE_ROW_BYTES);
         o->zero[0] = marlin_scaled_zero(BITS, BF16, marlin_f16(z, 0), 0);
         o->zero[1] = marlin_scaled_zero(BITS, BF16, marlin_f16(z, 1), 1);
     }
@@ -229,9 +229,10 @@ template <int BITS, int SLICES, int PART> MACHETE_DEV void load_words(const char
         w[0] = t.w[0];
         w[1] = t.w[1];
     } else {
+        constexpr int PLANES = SLICES * (BITS / 4) / 4;
 #pragma unroll
-        for (int i = 0; i < SLICES * (BITS / 4) / 4; i++) {
-            const quad q = *(const quad *)(from + (PART + i) * (MACHETE_PLANE_WORDS * 4));
+        for (int i = 0; i < PLANES; i++) {
+            const quad q = *(const quad *)(from + (PART * PLANES + i) * (MACHETE_PLANE_WORDS * 4));
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 w[4 * i + j] = q.w[j];
@@ -240,7 +241,7 @@ template <int BITS, int SLICES, int PART> MACHETE_DEV void load_words(const char
 }
 
 /* Part PART of the step in `slot`, which has arrived. */
-template <int BITS, int BF16, int WIDE, int SCALED, int SLICES, int PART>
+template <int BITS, int BF16, int WIDE, int SCALED, int SLICES, int BLOCKS, int PART>
 MACHETE_DEV void load_part(const machete_args &a, const block &b, const consumer &c, int slot, fragments<WIDE, SLICES> &f)
 {
 #pragma unroll
@@ -249,12 +250,12 @@ MACHETE_DEV void load_part(const machete_args &a, const block &b, const consumer
         uint32_t w[SLICES * (BITS / 4)];
         o.zero[0] = marlin_scaled_zero(BITS, BF16, a.zero, 0);
         o.zero[1] = marlin_scaled_zero(BITS, BF16, a.zero, 1);
-        load_words<BITS, SLICES, PART>(c.codes + slot * b.at.stage_codes + atom * ATOM_CODES, w);
+        load_words<BITS, SLICES, PART>(b.shared + c.codes + slot * b.at.stage_codes + atom * ATOM_CODES, w);
 #pragma unroll
         for (int i = 0; i < SLICES; i++) {
             const int slice = PART * SLICES + i;
             if (i == 0 || (i % 2 == 0 && a.unit_shift < (slice % 4 == 0)))
-                load_outputs<BITS, BF16, SCALED>(a, b, c, slot, atom, slice / 2, &o);
+                load_outputs<BITS, BF16, SCALED, BLOCKS>(a, b, c, slot, atom, slice / 2, &o);
             numbers<BITS, BF16, SCALED>(w + i * (BITS / 4), o, f.a[atom][i]);
         }
         if constexpr (!SCALED)
@@ -287,6 +288,14 @@ template <int N> MACHETE_DEV void settle(uint32_t scale, const float (&sum)[N], 
         total[i] += s[i / 2 % 2] * sum[i];
 }
 
+template <int WIDE, int N> MACHETE_DEV void settle_all(const uint32_t (&scale)[WIDE], const float (&sum)[WIDE][N], float (&total)[WIDE][N], int *fresh)
+{
+#pragma unroll
+    for (int atom = 0; atom < WIDE; atom++)
+        settle(scale[atom], sum[atom], total[atom]);
+    *fresh = 1;
+}
+
 /* Begins the products of a part of the step at hand. Where units end inside of it, after every RUN slices, the sums are waited for and settled there. (RUN is no run-time
  * matter: a product must have its fence before it on every path, or ptxas puts one before each.) fresh: the sums so far are none. */
 template <int BF16, int ROWS, int WIDE, int RUN, int SLICES, int PART>
@@ -308,7 +317,7 @@ MACHETE_DEV void multiply(const block &b, const consumer &c, const fragments<WID
             hold_all(sum);
 #pragma unroll
             for (int atom = 0; atom < WIDE; atom++)
-                settle(scale_word(b, c, c.slot, atom, i / RUN), sum[atom], total[atom]);
+                settle(scale_word(b, c, c.slot, atom, slice / RUN), sum[atom], total[atom]);
             *fresh = 1;
             hold_all(sum);
             wgmma_fence();
@@ -338,27 +347,25 @@ MACHETE_DEV void do_part(const machete_args &a, const block &b, consumer &c, wal
     constexpr int PARTS = parts_of(ROWS, WIDE), SLICES = BLOCKS * MACHETE_SLICES / PARTS;
     multiply<BF16, ROWS, WIDE, RUN, SLICES, PART>(b, c, now, sum, total, fresh);
     if constexpr (PART + 1 < PARTS) {
-        load_part<BITS, BF16, WIDE, SCALED, SLICES, PART + 1>(a, b, c, c.slot, next);
+        load_part<BITS, BF16, WIDE, SCALED, SLICES, BLOCKS, PART + 1>(a, b, c, c.slot, next);
         wgmma_wait();
         hold_all(sum);
+        if constexpr (!SCALED && (PART + 1) * SLICES % RUN == 0)
+            settle_all(now.scale, sum, total, fresh);
     } else {
         const int slot = c.slot + 1 == a.stages ? 0 : c.slot + 1, parity = slot ? c.parity : c.parity ^ 1;
         const bool last = w.step + 1 == w.end;
         if (!last) {
             wait_full(b, slot, parity);
-            load_part<BITS, BF16, WIDE, SCALED, SLICES, 0>(a, b, c, slot, next);
+            load_part<BITS, BF16, WIDE, SCALED, SLICES, BLOCKS, 0>(a, b, c, slot, next);
         }
         wgmma_wait();
         hold_all(sum);
         leave_stage(a, b, c);
         if constexpr (!SCALED) {
             const uint32_t mask = a.unit_shift < 0 ? 0 : (1u << a.unit_shift) - 1;
-            if (last || ((uint32_t)((w.step + 1) * BLOCKS) & mask) == 0) {
-#pragma unroll
-                for (int atom = 0; atom < WIDE; atom++)
-                    settle(now.scale[atom], sum[atom], total[atom]);
-                *fresh = 1;
-            }
+            if (last || ((uint32_t)((w.step + 1) * BLOCKS) & mask) == 0)
+                settle_all(now.scale, sum, total, fresh);
         }
         c.slot = slot;
         c.parity = parity;
@@ -403,22 +410,25 @@ template <int BF16> MACHETE_DEV void put(const machete_args &a, int row, int col
 /* Adds up and writes this block's part of a pass: groups of four outputs, rows one after the other. */
 template <int BF16, int WIDE> MACHETE_DEV void put_pass(const machete_args &a, const block &b, const consumer &c, const float *sums, int row0, int col0, int rows)
 {
-    constexpr int GROUPS = MACHETE_N * WIDE / 4;
+    constexpr int GROUPS = MACHETE_N * WIDE / 4, TOGETHER = 4; /* reads under way at a time */
     const int part = b.rank - b.base, begin = rows * GROUPS * part / a.grid.split, end = rows * GROUPS * (part + 1) / a.grid.split;
     for (int i = begin + c.thread; i < end; i += MACHETE_CONSUMERS) {
         const int row = i / GROUPS, col = i % GROUPS * 4;
-        floats4 v[MACHETE_CLUSTER_MAX], s;
+        floats4 s = {{0.0f, 0.0f, 0.0f, 0.0f}};
+#pragma unroll 1
+        for (int from = 0; from < a.grid.split; from += TOGETHER) {
+            floats4 v[TOGETHER];
 #pragma unroll
-        for (int r = 0; r < MACHETE_CLUSTER_MAX; r++) /* under way together */
-            if (r < a.grid.split)
-                load_peer(sums + row * machete_sum_stride(WIDE) + col, b.base + r, v[r].v);
-        s = v[0];
+            for (int r = 0; r < TOGETHER; r++)
+                if (from + r < a.grid.split)
+                    load_peer(sums + row * machete_sum_stride(WIDE) + col, b.base + from + r, v[r].v);
 #pragma unroll
-        for (int r = 1; r < MACHETE_CLUSTER_MAX; r++)
-            if (r < a.grid.split)
+            for (int r = 0; r < TOGETHER; r++)
+                if (from + r < a.grid.split)
 #pragma unroll
-                for (int j = 0; j < 4; j++)
-                    s.v[j] += v[r].v[j];
+                    for (int j = 0; j < 4; j++)
+                        s.v[j] += v[r].v[j];
+        }
         if (col0 + col < a.N)
             put<BF16>(a, row0 + row, col0 + col, s);
     }
@@ -462,9 +472,8 @@ template <int BITS, int BF16, int ROWS, int WIDE, int SCALED, int RUN, int BLOCK
     consumer c;
     c.thread = thread_id() - 128;
     const int stripe = WIDE == 2 ? c.thread / 128 : 0, in_stripe = WIDE == 2 ? c.thread % 128 : c.thread;
-    c.codes = b.shared + b.at.codes + stripe * stripe_codes + in_stripe * 16;
-    c.scales = b.shared + b.at.scales + stripe * stripe_scales + (in_stripe / 32 * 8 + in_stripe % 32 / 4) * 4;
-    c.row_bytes = machete_scale_rows(BLOCKS, a.unit_shift) * MACHETE_ROW_BYTES;
+    c.codes = b.at.codes + stripe * stripe_codes + in_stripe * 16;
+    c.scales = b.at.scales + stripe * stripe_scales + (in_stripe / 32 * 8 + in_stripe % 32 / 4) * 4;
     c.x = shared_at(b.shared);
     c.slot = c.parity = c.turn = 0;
     wait_for_producer(); /* what Y holds, and who else reads it */
@@ -480,7 +489,7 @@ template <int BITS, int BF16, int ROWS, int WIDE, int SCALED, int RUN, int BLOCK
             for (int i = 0; i < ROWS / 2; i++)
                 sum[atom][i] = total[atom][i] = 0.0f;
         wait_full(b, c.slot, c.parity);
-        load_part<BITS, BF16, WIDE, SCALED, SLICES, 0>(a, b, c, c.slot, f[0]);
+        load_part<BITS, BF16, WIDE, SCALED, SLICES, BLOCKS, 0>(a, b, c, c.slot, f[0]);
         for (;;) { /* two parts at a time, for the two sets of numbers */
             do_part<BITS, BF16, ROWS, WIDE, SCALED, RUN, BLOCKS, 0>(a, b, c, w, f[0], f[1], sum, total, &fresh);
             if (PARTS == 1 && w.step == w.end)
@@ -513,8 +522,8 @@ MACHETE_DEV void make_barriers(const machete_args &a, const block &b)
     barrier_init_done();
 }
 
-template <int BITS, int BF16, int ROWS, int WIDE, int SCALED, int RUN, int BLOCKS>
-MACHETE_KERNEL(MACHETE_THREADS) machete_kernel(const __grid_constant__ machete_args a, const __grid_constant__ machete_map x)
+template <int BITS, int BF16, int ROWS, int WIDE, int SCALED, int RUN, int BLOCKS, int SM_BLOCKS>
+MACHETE_KERNEL(MACHETE_THREADS, SM_BLOCKS) machete_kernel(const __grid_constant__ machete_args a, const __grid_constant__ machete_map x)
 {
     const int size = a.grid.split * a.grid.share;
     block b;
@@ -535,11 +544,11 @@ MACHETE_KERNEL(MACHETE_THREADS) machete_kernel(const __grid_constant__ machete_a
     else
         block_sync();
     if (thread_id() < 128) {
-        fewer_registers<56>();
+        fewer_registers<SM_BLOCKS == 2 ? 40 : 56>(); /* of 80 for every thread, or 168 */
         if (thread_id() == 0)
             copy_all<BITS, ROWS, WIDE, BLOCKS>(a, &x, b);
     } else {
-        more_registers<224>();
+        more_registers<SM_BLOCKS == 2 ? 96 : 224>();
         consume<BITS, BF16, ROWS, WIDE, SCALED, RUN, BLOCKS>(a, b);
     }
     if (size > 1)

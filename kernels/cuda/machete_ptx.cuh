@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define MACHETE_DEV static __device__ __forceinline__
-#define MACHETE_KERNEL(threads) static __global__ void __launch_bounds__(threads, 1)
+#define MACHETE_KERNEL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 
 typedef CUtensorMap machete_map;
 

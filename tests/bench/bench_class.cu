@@ -275,13 +275,13 @@ static int enqueue_product(void *arg, int i)
     return rc;
 }
 
-/* rows/columns/stages and blocks an SM, or the cluster: k cuts K, x shares X. */
+/* rows/columns/stages/blocks an SM; Machete also the cluster: k cuts K, x shares X. */
 static const char *config_text(const struct config *c, char *text, size_t n)
 {
     if (c->kind == MARLIN_CLASS)
         snprintf(text, n, "%d/%d/%d/%d", c->marlin.rows, 64 << c->marlin.wn_log2, c->marlin.stages, c->marlin.blocks);
     else
-        snprintf(text, n, "%d/%d/%d/%s%d", c->machete.rows, 128 * c->machete.wide, c->machete.stages, c->machete.share > 1 ? "x" : "k",
+        snprintf(text, n, "%d/%d/%d/%d/%s%d", c->machete.rows, 128 * c->machete.wide, c->machete.stages, c->machete.blocks, c->machete.share > 1 ? "x" : "k",
                  c->machete.share > 1 ? c->machete.share : c->machete.split);
     return text;
 }
@@ -438,22 +438,22 @@ static int marlin_list(const struct bench *b, struct config *list)
     return n;
 }
 
-/* Of Machete: every tile but those much taller or lower than M, with every cluster, as deep as fits and half as deep. */
+/* Of Machete: every tile but those much taller or lower than M, with every cluster, one and two blocks an SM, as deep as fits and half as deep. */
 static int machete_list(const struct bench *b, struct config *list)
 {
-    static const int tiles[][2] = {
-#define MACHETE(rows, wide, scaled, blocks) {rows, wide},
+    static const int tiles[][3] = {
+#define MACHETE(rows, wide, scaled, blocks, sm) {rows, wide, sm},
 #include "kernels/cuda/machete.def"
 #undef MACHETE
     };
     int n = 0;
     for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++)
         for (int cluster = 0; cluster <= MACHETE_CLUSTER_MAX; cluster++)
-            for (int half = 0; half < 2; half++) {
-                struct config c = {MACHETE_CLASS, {}, {tiles[t][0], tiles[t][1], 2, cluster ? cluster : 1, cluster ? 1 : 2}};
-                if (tiles[t][0] >= 4 * b->M + 16 || 8 * tiles[t][0] < b->M)
+            for (int v = 0; v < 4; v++) {
+                struct config c = {MACHETE_CLASS, {}, {tiles[t][0], tiles[t][1], 2, 1 + v / 2, cluster ? cluster : 1, cluster ? 1 : 2}};
+                if (c.machete.blocks > tiles[t][2] || tiles[t][0] >= 4 * b->M + 16 || 8 * tiles[t][0] < b->M)
                     continue;
-                c.machete.stages = machete_fit_stages(&hopper, &b->machete, &c.machete, MACHETE_STAGES_MAX) >> half;
+                c.machete.stages = machete_fit_stages(&hopper, &b->machete, &c.machete, MACHETE_STAGES_MAX) >> v % 2;
                 if (!machete_config_check(&hopper, &b->machete, b->M, &c.machete, NULL))
                     list[n++] = c;
             }
@@ -577,7 +577,7 @@ int main(int argc, char **argv)
         graph_s = 0.5e-3;
     }
     if (!tune)
-        printf("#     K x N         weights      M | class    plain us    pdl us cublas us |  copy   best   peak | x f16 | rows/columns/stages/blocks or cluster\n");
+        printf("#     K x N         weights      M | class    plain us    pdl us cublas us |  copy   best   peak | x f16 | rows/columns/stages/blocks/cluster\n");
     for (int i = 0; i < count && i < 8; i++)
         for (int w = 4; w <= 8; w += 4) {
             if ((bits && w != bits) || (!bits && w == 8 && (i > 2 || tune)))

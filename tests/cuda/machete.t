@@ -7,10 +7,10 @@
 [ "$(machete_rows | wc -l)" = "$(grep -c '^MACHETE(' kernels/cuda/machete.def)" ]
 ok $? "every line of machete.def is read"
 for row in $(machete_rows); do
-    IFS=: read -r rows wide scaled blocks <<ROW
+    IFS=: read -r rows wide scaled blocks sm <<ROW
 $row
 ROW
-    machete_gate "$rows" "$wide" "$scaled" "$blocks"
+    machete_gate "$rows" "$wide" "$scaled" "$blocks" "$sm"
     ok $? "$rows rows by $((128 * wide)) columns"
 done
 # The host side needs no sm_90a, and its kernels are no part of other architectures' objects.

@@ -122,16 +122,16 @@ static bool class_refusals(const struct packed *k, const struct class_call *call
 
 static int class_configs(const struct packed *k, bool small, struct class_case *list)
 {
-    static const int tiles[][2] = {
-#define MACHETE(rows, wide, scaled, blocks) {rows, wide},
+    static const int tiles[][3] = {
+#define MACHETE(rows, wide, scaled, blocks, sm) {rows, wide, sm},
 #include "kernels/cuda/machete.def"
 #undef MACHETE
     };
     int n = 0;
     for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++)
         for (int cluster = 0; cluster <= MACHETE_CLUSTER_MAX; cluster++)
-            for (int depth = 0; depth < (small ? 1 : 3); depth++) { /* as many stages as fit, two, five */
-                struct class_case c = {{{tiles[t][0], tiles[t][1], depth == 1 ? 2 : 5, cluster ? cluster : 1, cluster ? 1 : 2}}, tiles[t][0] - (int)t % 3 + (depth == 2 ? 9 : 0)};
+            for (int depth = 0; depth < (small ? 1 : 3); depth++) { /* as many blocks and stages as fit, two, five */
+                struct class_case c = {{{tiles[t][0], tiles[t][1], depth == 1 ? 2 : 5, depth == 0 ? tiles[t][2] : 1, cluster ? cluster : 1, cluster ? 1 : 2}}, tiles[t][0] - (int)t % 3 + (depth == 2 ? 9 : 0)};
                 if (depth == 0)
                     c.config.c.stages = machete_fit_stages(&dev, &k->shape, &c.config.c, MACHETE_STAGES_MAX);
                 if (!machete_config_check(&dev, &k->shape, c.M, &c.config.c, NULL) && c.M <= 257)

@@ -49,10 +49,10 @@ static void problem_free(struct problem *p)
 
 static void emulate(const struct emu_case *c, const struct problem *p, void *y, uint64_t seed)
 {
-    struct machete_device d = {.sms = c->sms, .capability = 90, .block_shared = 227 * 1024};
+    struct machete_device d = {.sms = c->sms, .capability = 90, .block_shared = 227 * 1024, .sm_shared = 228 * 1024};
     for (int n = 1; n <= MACHETE_CLUSTER_MAX; n++)
-        d.clusters[n] = c->sms / n;
-    struct machete_config config = {.rows = c->rows, .wide = c->wide, .stages = c->stages, .split = c->split, .share = c->share};
+        d.clusters[0][n] = c->sms / n;
+    struct machete_config config = {.rows = c->rows, .wide = c->wide, .stages = c->stages, .blocks = 1, .split = c->split, .share = c->share};
     struct err e;
     if (machete_config_check(&d, &p->s, c->M, &config, &e))
         fail_msg("%s", e.text);

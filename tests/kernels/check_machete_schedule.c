@@ -9,10 +9,10 @@ enum { SMS = sizeof sm_counts / sizeof *sm_counts };
 /* Clusters of n that fit: no more than 16 SMs of a kind can be a cluster's neighbours, so some are left over. */
 static struct machete_device device(int sms)
 {
-    struct machete_device d = {.sms = sms, .capability = 90, .block_shared = 227 * 1024};
-    d.clusters[1] = sms;
-    for (int n = 2; n <= MACHETE_CLUSTER_MAX; n++)
-        d.clusters[n] = sms / 16 * (16 / n) + sms % 16 / n;
+    struct machete_device d = {.sms = sms, .capability = 90, .block_shared = 227 * 1024, .sm_shared = 228 * 1024};
+    for (int n = 1; n <= MACHETE_CLUSTER_MAX; n++)
+        for (int blocks = 1; blocks <= 2; blocks++)
+            d.clusters[blocks - 1][n] = sms / 16 * (16 * blocks / n) + sms % 16 * blocks / n;
     return d;
 }
 
@@ -99,9 +99,8 @@ static void chosen_configs_run(void **state)
                         if (machete_config_check(&d, &s, Ms[m], &c, &e))
                             fail_msg("N=%lld K=%lld M=%lld: %s", (long long)s.N, (long long)s.K, (long long)Ms[m], e.text);
                         assert_true(machete_shared_bytes(&s, &c) <= (size_t)d.block_shared);
-                        assert_true(c.stages == MACHETE_STAGES_MAX || machete_fit_stages(&d, &s, &c, MACHETE_STAGES_MAX) == c.stages);
-                        struct machete_grid g = machete_make_grid(&d, &s, Ms[m], &c);
-                        assert_true(g.clusters * c.split * c.share <= sm_counts[i]);
+                                        struct machete_grid g = machete_make_grid(&d, &s, Ms[m], &c);
+                        assert_true(g.clusters * c.split * c.share <= sm_counts[i] * c.blocks);
                         if (v == 0 && (int64_t)g.tiles * g.share * g.k_steps < 100000)
                             check_grid(&g);
                     }
@@ -129,7 +128,7 @@ static void predictions(void **state)
     static const struct {
         int64_t N, K, M;
         int rows, wide, split;
-    } cases[] = {{4096, 4096, 1, 8, 1, 4}, {28672, 4096, 1, 8, 1, 1}, {4096, 4096, 16, 16, 1, 4}, {28672, 4096, 4096, 256, 1, 1}};
+    } cases[] = {{4096, 4096, 1, 8, 1, 8}, {28672, 4096, 1, 8, 1, 1}, {4096, 4096, 16, 16, 1, 8}, {28672, 4096, 4096, 256, 1, 1}};
     struct machete_device d = device(132);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct machete_shape s = shape(cases[i].N, cases[i].K, 4, 1, false);
@@ -152,19 +151,21 @@ static void bad_configs(void **state)
     (void)state;
     struct machete_device d = device(132), old = d;
     struct machete_shape s = shape(4096, 512, 4, 1, false);
-    const struct machete_config good = {8, 1, 8, 2, 1};
+    const struct machete_config good = {8, 1, 8, 1, 2, 1};
     struct machete_config c = good;
     assert_int_equal(machete_config_check(&d, &s, 1, &c, NULL), 0);
     old.capability = 100;
     refused(&old, &s, 1, good, "kernel machete needs compute capability 9.0, the device has 10.0");
-    refused(&d, &s, 1, (struct machete_config){24, 1, 4, 1, 1}, "kernel machete has no tile of 24 rows by 128 columns");
-    refused(&d, &s, 1, (struct machete_config){64, 2, 4, 1, 1}, "kernel machete has no tile of 64 rows by 256 columns");
-    refused(&d, &s, 1, (struct machete_config){7, 5, 4, 1, 1}, "kernel machete has no tile of 7 rows by 640 columns");
-    refused(&d, &s, 1, (struct machete_config){64, 1, 4, 2, 2}, "kernel machete: a cluster cuts K in 1 to 8 or shares X between 2 blocks, not split=2 and share=2");
-    refused(&d, &s, 1, (struct machete_config){8, 1, 4, 1, 2}, "kernel machete: tiles of 8 rows do not share X, those of 16 and more do");
-    refused(&d, &s, 1, (struct machete_config){8, 1, 4, 5, 1}, "kernel machete: K=512 has 4 steps, which split=5 does not divide among as many blocks");
+    refused(&d, &s, 1, (struct machete_config){24, 1, 4, 1, 1, 1}, "kernel machete has no tile of 24 rows by 128 columns");
+    refused(&d, &s, 1, (struct machete_config){64, 2, 4, 1, 1, 1}, "kernel machete has no tile of 64 rows by 256 columns");
+    refused(&d, &s, 1, (struct machete_config){7, 5, 4, 1, 1, 1}, "kernel machete has no tile of 7 rows by 640 columns");
+    refused(&d, &s, 1, (struct machete_config){64, 1, 4, 1, 2, 2}, "kernel machete: a cluster cuts K in 1 to 8 or shares X between 2 blocks, not split=2 and share=2");
+    refused(&d, &s, 1, (struct machete_config){8, 1, 4, 1, 1, 2}, "kernel machete: tiles of 8 rows do not share X, those of 16 and more do");
+    refused(&d, &s, 1, (struct machete_config){8, 1, 4, 1, 5, 1}, "kernel machete: K=512 has 4 steps, which split=5 does not divide among as many blocks");
     refused(&d, &s, 0, good, "kernel machete: M=0 is no number of rows");
-    refused(&d, &s, 1, (struct machete_config){8, 1, 33, 1, 1}, "kernel machete: 33 stages do not fit (2 to 21 do)");
+    refused(&d, &s, 1, (struct machete_config){8, 1, 33, 1, 1, 1}, "kernel machete: 33 stages do not fit (2 to 21 do)");
+    refused(&d, &s, 1, (struct machete_config){64, 1, 4, 2, 1, 1}, "kernel machete: tiles of 64 rows do not run with 2 blocks an SM");
+    refused(&d, &s, 1, (struct machete_config){8, 1, 11, 2, 1, 1}, "kernel machete: 11 stages do not fit (2 to 10 do)");
     old = device(1);
     refused(&old, &s, 1, good, "kernel machete: no cluster of 2 blocks fits the device");
 }

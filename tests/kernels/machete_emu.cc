@@ -533,18 +533,18 @@ static void run_cluster()
 
 static kernel_fn *kernel_of(int bits, int bf16, int rows, int wide, int run)
 {
-#define ONE(r, w, scaled, run, blocks)                                                                                                                                     \
-    (bits == 4 ? (bf16 ? machete_kernel<4, 1, r, w, scaled, run, blocks> : machete_kernel<4, 0, r, w, scaled, run, blocks>)                                                \
-               : (bf16 ? machete_kernel<8, 1, r, w, scaled, run, blocks> : machete_kernel<8, 0, r, w, scaled, run, blocks>))
-#define MACHETE(r, w, scaled, blocks)                                                                                                                                      \
+#define ONE(r, w, scaled, run, blocks, sm)                                                                                                                                     \
+    (bits == 4 ? (bf16 ? machete_kernel<4, 1, r, w, scaled, run, blocks, sm> : machete_kernel<4, 0, r, w, scaled, run, blocks, sm>)                                                \
+               : (bf16 ? machete_kernel<8, 1, r, w, scaled, run, blocks, sm> : machete_kernel<8, 0, r, w, scaled, run, blocks, sm>))
+#define MACHETE(r, w, scaled, blocks, sm)                                                                                                                                      \
     if (rows == r && wide == w) {                                                                                                                                          \
         if constexpr (!scaled) {                                                                                                                                           \
             if (run == 2)                                                                                                                                                  \
-                return ONE(r, w, scaled, 2, blocks);                                                                                                                       \
+                return ONE(r, w, scaled, 2, blocks, sm);                                                                                                                       \
             if (run == 4)                                                                                                                                                  \
-                return ONE(r, w, scaled, 4, blocks);                                                                                                                       \
+                return ONE(r, w, scaled, 4, blocks, sm);                                                                                                                       \
         }                                                                                                                                                                  \
-        return ONE(r, w, scaled, 4 * blocks, blocks);                                                                                                                      \
+        return ONE(r, w, scaled, 4 * blocks, blocks, sm);                                                                                                                      \
     }
 #include "kernels/cuda/machete.def"
 #undef MACHETE

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #define MACHETE_DEV static inline __attribute__((unused))
-#define MACHETE_KERNEL(threads) static void
+#define MACHETE_KERNEL(threads, blocks) static void
 #define __grid_constant__
 
 /* Stands for a tensor map of X [M, ldx], K columns of it, boxes of 64 by `box` rows. */
