@@ -167,10 +167,9 @@ enum { ATOM_CODES = MACHETE_CONSUMERS / 2 * 16, ATOM_SCALES = MACHETE_ROW_BYTES 
 /* A step is taken in one part, or two where there are no registers for two sets of a whole step: beside many sums, and where two blocks share an SM. */
 MACHETE_FN constexpr int parts_of(int rows, int wide) { return rows <= 16 || rows * wide >= 256 ? 2 : 1; }
 
-/* A operand of one part, [atom][k16 slice], and the word of the scales that its last unit ends with. */
+/* A operand of one part, [atom][k16 slice]. */
 template <int WIDE, int SLICES> struct fragments {
     uint32_t a[WIDE][SLICES][4];
-    uint32_t scale[WIDE];
 };
 
 /* Row of scales of slices 2p, 2p + 1 of a step, from its first. */
@@ -258,8 +257,6 @@ MACHETE_DEV void load_part(const machete_args &a, const block &b, const consumer
                 load_outputs<BITS, BF16, SCALED, BLOCKS>(a, b, c, slot, atom, slice / 2, &o);
             numbers<BITS, BF16, SCALED>(w + i * (BITS / 4), o, f.a[atom][i]);
         }
-        if constexpr (!SCALED)
-            f.scale[atom] = scale_word(b, c, slot, atom, row_of(a, (PART * SLICES + SLICES - 1) / 2));
     }
 }
 
@@ -279,6 +276,18 @@ template <int WIDE, int N> MACHETE_DEV void hold_all(float (&d)[WIDE][N])
         hold(d[i]);
 }
 
+/* All products begun are done; nothing of their registers is used otherwise before. */
+template <int WIDE, int N, int SLICES> MACHETE_DEV void wait_products(const fragments<WIDE, SLICES> &f, float (&sum)[WIDE][N])
+{
+    wgmma_wait();
+    hold_all(sum);
+#pragma unroll
+    for (int atom = 0; atom < WIDE; atom++)
+#pragma unroll
+        for (int i = 0; i < SLICES; i++)
+            hold_a(f.a[atom][i]);
+}
+
 /* total += scale * sum, a thread's two outputs by the halves of the word. */
 template <int N> MACHETE_DEV void settle(uint32_t scale, const float (&sum)[N], float (&total)[N])
 {
@@ -294,6 +303,14 @@ template <int WIDE, int N> MACHETE_DEV void settle_all(const uint32_t (&scale)[W
     for (int atom = 0; atom < WIDE; atom++)
         settle(scale[atom], sum[atom], total[atom]);
     *fresh = 1;
+}
+
+/* Scales of slices 2p, 2p + 1 of the step at hand, read while products run. */
+template <int WIDE, int SCALED> MACHETE_DEV void load_scales(const machete_args &a, const block &b, const consumer &c, int p, uint32_t (&scale)[WIDE])
+{
+#pragma unroll
+    for (int atom = 0; atom < WIDE; atom++)
+        scale[atom] = SCALED ? 0 : scale_word(b, c, c.slot, atom, row_of(a, p));
 }
 
 /* Begins the products of a part of the step at hand. Where units end inside of it, after every RUN slices, the sums are waited for and settled there. (RUN is no run-time
@@ -313,8 +330,7 @@ MACHETE_DEV void multiply(const block &b, const consumer &c, const fragments<WID
         *fresh = 0;
         if ((i + 1) % RUN == 0 && i + 1 < SLICES) {
             wgmma_commit();
-            wgmma_wait();
-            hold_all(sum);
+            wait_products(f, sum);
 #pragma unroll
             for (int atom = 0; atom < WIDE; atom++)
                 settle(scale_word(b, c, c.slot, atom, slice / RUN), sum[atom], total[atom]);
@@ -345,13 +361,14 @@ MACHETE_DEV void do_part(const machete_args &a, const block &b, consumer &c, wal
                          fragments<WIDE, BLOCKS * MACHETE_SLICES / parts_of(ROWS, WIDE)> &next, float (&sum)[WIDE][ROWS / 2], float (&total)[WIDE][ROWS / 2], int *fresh)
 {
     constexpr int PARTS = parts_of(ROWS, WIDE), SLICES = BLOCKS * MACHETE_SLICES / PARTS;
+    uint32_t scale[WIDE];
     multiply<BF16, ROWS, WIDE, RUN, SLICES, PART>(b, c, now, sum, total, fresh);
     if constexpr (PART + 1 < PARTS) {
         load_part<BITS, BF16, WIDE, SCALED, SLICES, BLOCKS, PART + 1>(a, b, c, c.slot, next);
-        wgmma_wait();
-        hold_all(sum);
+        load_scales<WIDE, SCALED>(a, b, c, (PART * SLICES + SLICES - 1) / 2, scale);
+        wait_products(now, sum);
         if constexpr (!SCALED && (PART + 1) * SLICES % RUN == 0)
-            settle_all(now.scale, sum, total, fresh);
+            settle_all(scale, sum, total, fresh);
     } else {
         const int slot = c.slot + 1 == a.stages ? 0 : c.slot + 1, parity = slot ? c.parity : c.parity ^ 1;
         const bool last = w.step + 1 == w.end;
@@ -359,13 +376,13 @@ MACHETE_DEV void do_part(const machete_args &a, const block &b, consumer &c, wal
             wait_full(b, slot, parity);
             load_part<BITS, BF16, WIDE, SCALED, SLICES, BLOCKS, 0>(a, b, c, slot, next);
         }
-        wgmma_wait();
-        hold_all(sum);
+        load_scales<WIDE, SCALED>(a, b, c, (PART * SLICES + SLICES - 1) / 2, scale);
+        wait_products(now, sum);
         leave_stage(a, b, c);
         if constexpr (!SCALED) {
             const uint32_t mask = a.unit_shift < 0 ? 0 : (1u << a.unit_shift) - 1;
             if (last || ((uint32_t)((w.step + 1) * BLOCKS) & mask) == 0)
-                settle_all(now.scale, sum, total, fresh);
+                settle_all(scale, sum, total, fresh);
         }
         c.slot = slot;
         c.parity = parity;
@@ -440,6 +457,8 @@ template <int BF16, int ROWS, int WIDE> MACHETE_DEV void finish_tile(const mache
     float *sums = (float *)(b.shared + b.at.sums);
     uint64_t *ready = b.barriers + machete_ready(a.stages), *done = b.barriers + machete_done(a.stages);
     const int t = c.thread % 128, n0 = c.thread / 128 * 64 * WIDE, lane = thread_id() % 32;
+    walk at = w;
+    walk_tile(a, b, &at); /* its place, which took no registers so far */
 #pragma unroll 1
     for (int pass = 0; pass < ROWS / PASS; pass++, c.turn++) {
         if (c.turn > 0)
@@ -456,8 +475,8 @@ template <int BF16, int ROWS, int WIDE> MACHETE_DEV void finish_tile(const mache
         if (lane < a.grid.split)
             barrier_arrive_peer(ready, b.base + lane);
         barrier_wait_cluster(ready, c.turn & 1);
-        const int row0 = w.m * ROWS + pass * PASS, left = a.M - row0;
-        put_pass<BF16, WIDE>(a, b, c, sums, row0, w.n * WIDE * MACHETE_N, left < 0 ? 0 : left < PASS ? left : PASS);
+        const int row0 = at.m * ROWS + pass * PASS, left = a.M - row0;
+        put_pass<BF16, WIDE>(a, b, c, sums, row0, at.n * WIDE * MACHETE_N, left < 0 ? 0 : left < PASS ? left : PASS);
         warp_sync();
         if (lane < a.grid.split)
             barrier_arrive_peer(done, b.base + lane);

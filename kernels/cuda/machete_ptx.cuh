@@ -173,6 +173,9 @@ template <int N> MACHETE_DEV void hold(float (&d)[N])
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
+/* The same for registers of A: they are read until here. */
+MACHETE_DEV void hold_a(const uint32_t (&a)[4]) { asm volatile("" ::"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]) : "memory"); }
+
 #define R_8 "%0, %1, %2, %3"
 #define R_16 R_8 ", %4, %5, %6, %7"
 #define R_32 R_16 ", %8, %9, %10, %11, %12, %13, %14, %15"

@@ -76,6 +76,10 @@ template <int N> MACHETE_DEV void hold(float (&)[N])
 {
 }
 
+MACHETE_DEV void hold_a(const uint32_t (&)[4])
+{
+}
+
 template <int BF16, int ROWS> MACHETE_DEV void wgmma(float (&d)[ROWS / 2], const uint32_t (&a)[4], uint64_t b, int add)
 {
     wgmma_emulated(BF16, ROWS, d, a, b, add);
