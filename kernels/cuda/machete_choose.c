@@ -172,7 +172,7 @@ void machete_choose(const struct machete_device *d, const struct machete_shape *
             best = cycles;
             *c = t;
         }
-    const struct machete_grid g = machete_make_grid(d, s, M, c);
+    const struct machete_grid g = machete_make_grid(d, s, counted, c);
     if (c->stages > block_steps(&g)) /* more would never be filled */
         c->stages = block_steps(&g) < 2 ? 2 : (int)block_steps(&g);
 }

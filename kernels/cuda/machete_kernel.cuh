@@ -6,8 +6,8 @@
  *   full    one arrival, of the block's own copying thread, which announces all bytes of the stage in it; ends when those are there. n-th use of a stage: parity n % 2
  *   empty   one arrival of each multiplying warp, of every block that gets its part of X from here; the copying thread waits for the (n - 1)-th end before the n-th use
  * A stage is left by a warp after wgmma_wait, when the products that read its X are done and its codes have long been read.
- * Of two warpgroups, each has one m64 atom of the stripe (WIDE 1), or both atoms of one of two stripes (WIDE 2). While the products of a step run, the codes of the next are
- * made numbers: two sets of A registers.
+ * Of two warpgroups, each has one m64 atom of the stripe (WIDE 1), or both atoms of one of two stripes (WIDE 2). While the products of a part of a step run, the codes of the
+ * next part are made numbers: two sets of A registers.
  *
  * SCALED 0: numbers are q - zero, exact; once a unit of scales (RUN slices, or a whole step and more) the sums are multiplied by the scales, in f32, into a second set. For
  *           up to 32 rows, cheap and exact.
@@ -119,13 +119,14 @@ template <int ROWS, int BLOCKS> MACHETE_DEV void copy_x(const machete_args &a, c
 {
     uint64_t *full = b.barriers + machete_full(slot);
     char *to = b.shared + slot * b.at.stage_x;
+    const bool small = a.grid.m_tiles == 1;
     const int part = ROWS / a.grid.share, k = w.step * BLOCKS * MACHETE_K;
 #pragma unroll
     for (int i = 0; i < BLOCKS; i++)
         if (a.grid.share > 1)
-            copy_box_shared(to + (i * ROWS + b.rank * part) * MACHETE_X_ROW_BYTES, x, k + i * MACHETE_K, w.m * ROWS + b.rank * part, full, (1 << a.grid.share) - 1);
+            copy_box_shared(to + (i * ROWS + b.rank * part) * MACHETE_X_ROW_BYTES, x, k + i * MACHETE_K, w.m * ROWS + b.rank * part, full, small, (1 << a.grid.share) - 1);
         else
-            copy_box(to + i * ROWS * MACHETE_X_ROW_BYTES, x, k + i * MACHETE_K, w.m * ROWS, full);
+            copy_box(to + i * ROWS * MACHETE_X_ROW_BYTES, x, k + i * MACHETE_K, w.m * ROWS, full, small);
 }
 
 /* The one thread that copies. Codes and scales of the first stages come before whatever the launch may overlap has ended. */
@@ -192,7 +193,7 @@ template <int BITS, int BF16, int SCALED, int BLOCKS> MACHETE_DEV void load_outp
 {
     const int row = row_of(a, p);
     if (a.zeros) {
-        const uint32_t z = *(const uint32_t *)(b.shared + c.scales + slot * b.at.stage_scales + atom * ATOM_SCALES + row * MACHETE_ROW_BYTES + machete_scale_rows(BLOCKS, a.unit_shift) * MACHETE_ROW_BYTES);
+        const uint32_t z = scale_word(b, c, slot, atom, row + machete_scale_rows(BLOCKS, a.unit_shift)); /* rows of zeros are behind those of scales */
         o->zero[0] = marlin_scaled_zero(BITS, BF16, marlin_f16(z, 0), 0);
         o->zero[1] = marlin_scaled_zero(BITS, BF16, marlin_f16(z, 1), 1);
     }
@@ -342,7 +343,7 @@ MACHETE_DEV void multiply(const block &b, const consumer &c, const fragments<WID
     wgmma_commit();
 }
 
-/* The step at hand is done: its stage may be filled again. */
+/* The step at hand is done with: its stage may be filled again. */
 MACHETE_DEV void leave_stage(const machete_args &a, const block &b, const consumer &c)
 {
     const int lane = thread_id() % 32;

@@ -127,20 +127,20 @@ MACHETE_DEV void copy_run(void *to, const void *from, int bytes, uint64_t *b, bo
                  : "memory");
 }
 
-/* The box of the map whose first element is (k, row). */
-MACHETE_DEV void copy_box(void *to, const machete_map *map, int k, int row, uint64_t *b)
+/* The box of the map whose first element is (k, row). keep: in L2, before others. */
+MACHETE_DEV void copy_box(void *to, const machete_map *map, int k, int row, uint64_t *b, bool keep)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_at(to)), "l"(map),
-                 "r"(k), "r"(row), "r"(shared_at(b)), "l"(MACHETE_EVICT_LAST)
+                 "r"(k), "r"(row), "r"(shared_at(b)), "l"(keep ? MACHETE_EVICT_LAST : MACHETE_EVICT_NORMAL)
                  : "memory");
 }
 
 /* The same into every block of the cluster that `mask` names, to the same place and barrier in each. */
-MACHETE_DEV void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t *b, int mask)
+MACHETE_DEV void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t *b, bool keep, int mask)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(
                      shared_at(to)),
-                 "l"(map), "r"(k), "r"(row), "r"(shared_at(b)), "h"((unsigned short)mask), "l"(MACHETE_EVICT_LAST)
+                 "l"(map), "r"(k), "r"(row), "r"(shared_at(b)), "h"((unsigned short)mask), "l"(keep ? MACHETE_EVICT_LAST : MACHETE_EVICT_NORMAL)
                  : "memory");
 }
 

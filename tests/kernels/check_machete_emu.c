@@ -97,6 +97,7 @@ static const struct emu_case cases[] = {
     {70, 160, 200, 4, 40, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, false},
     {32, 130, 320, 8, 32, false, false, MARLIN_BF16, 32, 1, 2, 3, 1, 3, true, false},
     {33, 384, 256, 4, 64, false, false, MARLIN_F16, 32, 1, 4, 1, 2, 2, true, false},
+    {20, 300, 384, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 1, 2, 4, false, false},
     {64, 256, 384, 4, 32, false, false, MARLIN_F16, 64, 1, 3, 1, 1, 1, true, false},
     {41, 200, 256, 8, 128, false, true, MARLIN_F16, 64, 1, 2, 4, 1, 4, false, false},
     {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 2, 4, true, true},
