@@ -14,6 +14,11 @@ enum {
     MACHETE_PASS_ROWS = 64,                    /* rows of sums in shared memory at a time */
 };
 
+/* Policies of L2 for copies, as createpolicy makes them; CUTLASS keeps the same constants (cute/arch/copy_sm90_desc.hpp). */
+#define MACHETE_EVICT_NORMAL UINT64_C(0x1000000000000000)
+#define MACHETE_EVICT_FIRST UINT64_C(0x12F0000000000000)
+#define MACHETE_EVICT_LAST UINT64_C(0x14F0000000000000)
+
 struct machete_args {
     const uint32_t *codes;
     const uint16_t *scales, *zeros; /* zeros: NULL when all are `zero` */
@@ -26,6 +31,7 @@ struct machete_args {
     int y_vectors;                  /* four columns 4i.. of y can be stored together: aligned, nothing to add to */
     int stripes, k_blocks, unit_shift, scale_rows; /* scale_rows: of a stripe */
     int stages;
+    uint64_t codes_policy, x_policy; /* of L2 */
     struct machete_grid grid;
 };
 

@@ -199,4 +199,6 @@ void machete_fill_args(const struct machete_device *d, const struct machete_call
     a->scale_rows = s->rows;
     a->stages = c->stages;
     a->grid = machete_make_grid(d, s, call->M, c);
+    a->codes_policy = a->grid.m_tiles == 1 ? MACHETE_EVICT_FIRST : MACHETE_EVICT_NORMAL; /* read once by the whole device */
+    a->x_policy = a->grid.m_tiles == 1 ? MACHETE_EVICT_LAST : MACHETE_EVICT_NORMAL;       /* little, read by every block */
 }

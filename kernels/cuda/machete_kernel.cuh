@@ -96,19 +96,18 @@ template <int BITS, int WIDE, int BLOCKS> MACHETE_DEV void copy_weights(const ma
 {
     const int codes = BLOCKS * machete_block_words(BITS) * 4;
     const int rows = machete_scale_rows(BLOCKS, a.unit_shift) * MACHETE_ROW_BYTES, row = marlin_scale_row(w.step * BLOCKS, a.unit_shift);
-    const bool once = a.grid.m_tiles == 1;
     uint64_t *full = b.barriers + machete_full(slot);
     barrier_announce(full, b.at.stage_x + b.at.stage_codes + b.at.stage_scales);
     char *to_codes = b.shared + b.at.codes + slot * b.at.stage_codes, *to_scales = b.shared + b.at.scales + slot * b.at.stage_scales;
 #pragma unroll
     for (int i = 0; i < WIDE; i++) {
         const int stripe = w.n * WIDE + i < a.stripes ? w.n * WIDE + i : a.stripes - 1;
-        copy_run(to_codes + i * codes, a.codes + machete_block(stripe, w.step * BLOCKS, a.k_blocks) * machete_block_words(BITS), codes, full, once);
+        copy_run(to_codes + i * codes, a.codes + machete_block(stripe, w.step * BLOCKS, a.k_blocks) * machete_block_words(BITS), codes, full, a.codes_policy);
         const size_t from = ((size_t)stripe * a.scale_rows + row) * MACHETE_N;
-        copy_run(to_scales, a.scales + from, rows, full, once);
+        copy_run(to_scales, a.scales + from, rows, full, a.codes_policy);
         to_scales += rows;
         if (a.zeros) {
-            copy_run(to_scales, a.zeros + from, rows, full, once);
+            copy_run(to_scales, a.zeros + from, rows, full, a.codes_policy);
             to_scales += rows;
         }
     }
@@ -119,14 +118,13 @@ template <int ROWS, int BLOCKS> MACHETE_DEV void copy_x(const machete_args &a, c
 {
     uint64_t *full = b.barriers + machete_full(slot);
     char *to = b.shared + slot * b.at.stage_x;
-    const bool small = a.grid.m_tiles == 1;
     const int part = ROWS / a.grid.share, k = w.step * BLOCKS * MACHETE_K;
 #pragma unroll
     for (int i = 0; i < BLOCKS; i++)
         if (a.grid.share > 1)
-            copy_box_shared(to + (i * ROWS + b.rank * part) * MACHETE_X_ROW_BYTES, x, k + i * MACHETE_K, w.m * ROWS + b.rank * part, full, small, (1 << a.grid.share) - 1);
+            copy_box_shared(to + (i * ROWS + b.rank * part) * MACHETE_X_ROW_BYTES, x, k + i * MACHETE_K, w.m * ROWS + b.rank * part, full, a.x_policy, (1 << a.grid.share) - 1);
         else
-            copy_box(to + i * ROWS * MACHETE_X_ROW_BYTES, x, k + i * MACHETE_K, w.m * ROWS, full, small);
+            copy_box(to + i * ROWS * MACHETE_X_ROW_BYTES, x, k + i * MACHETE_K, w.m * ROWS, full, a.x_policy);
 }
 
 /* The one thread that copies. Codes and scales of the first stages come before whatever the launch may overlap has ended. */

@@ -114,33 +114,28 @@ MACHETE_DEV void barrier_wait_cluster(uint64_t *b, int parity)
 
 /* ---- copies: bytes arrive at a barrier ---- */
 
-/* L2 policies, as createpolicy makes them; CUTLASS keeps the same constants (cute/arch/copy_sm90_desc.hpp). */
-#define MACHETE_EVICT_NORMAL 0x1000000000000000ull
-#define MACHETE_EVICT_FIRST 0x12F0000000000000ull
-#define MACHETE_EVICT_LAST 0x14F0000000000000ull
-
-/* A run of memory, all three multiples of 16. once: the whole device reads it once. */
-MACHETE_DEV void copy_run(void *to, const void *from, int bytes, uint64_t *b, bool once)
+/* A run of memory, all three multiples of 16. policy: of L2, as createpolicy makes them. */
+MACHETE_DEV void copy_run(void *to, const void *from, int bytes, uint64_t *b, uint64_t policy)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_at(to)), "l"(from), "r"(bytes),
-                 "r"(shared_at(b)), "l"(once ? MACHETE_EVICT_FIRST : MACHETE_EVICT_NORMAL)
+                 "r"(shared_at(b)), "l"(policy)
                  : "memory");
 }
 
-/* The box of the map whose first element is (k, row). keep: in L2, before others. */
-MACHETE_DEV void copy_box(void *to, const machete_map *map, int k, int row, uint64_t *b, bool keep)
+/* The box of the map whose first element is (k, row). */
+MACHETE_DEV void copy_box(void *to, const machete_map *map, int k, int row, uint64_t *b, uint64_t policy)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_at(to)), "l"(map),
-                 "r"(k), "r"(row), "r"(shared_at(b)), "l"(keep ? MACHETE_EVICT_LAST : MACHETE_EVICT_NORMAL)
+                 "r"(k), "r"(row), "r"(shared_at(b)), "l"(policy)
                  : "memory");
 }
 
 /* The same into every block of the cluster that `mask` names, to the same place and barrier in each. */
-MACHETE_DEV void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t *b, bool keep, int mask)
+MACHETE_DEV void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t *b, uint64_t policy, int mask)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(
                      shared_at(to)),
-                 "l"(map), "r"(k), "r"(row), "r"(shared_at(b)), "h"((unsigned short)mask), "l"(keep ? MACHETE_EVICT_LAST : MACHETE_EVICT_NORMAL)
+                 "l"(map), "r"(k), "r"(row), "r"(shared_at(b)), "h"((unsigned short)mask), "l"(policy)
                  : "memory");
 }
 

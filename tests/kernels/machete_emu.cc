@@ -282,7 +282,7 @@ static void begin(int block, void *to, const uint64_t *b, const std::vector<char
     copies.push_back({block, at, shared_at(b), data});
 }
 
-void copy_run(void *to, const void *from, int bytes, uint64_t *b, bool)
+void copy_run(void *to, const void *from, int bytes, uint64_t *b, uint64_t)
 {
     bool found = false;
     for (int i = 0; i < launch->range_count; i++)
@@ -294,7 +294,7 @@ void copy_run(void *to, const void *from, int bytes, uint64_t *b, bool)
     begin(at_block, to, b, std::vector<char>((const char *)from, (const char *)from + bytes));
 }
 
-void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t *b, bool, int mask)
+void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t *b, uint64_t, int mask)
 {
     const size_t at = shared_at(to);
     if (!self().waited)
@@ -315,9 +315,9 @@ void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t 
             begin(block, to, b, data);
 }
 
-void copy_box(void *to, const machete_map *map, int k, int row, uint64_t *b, bool keep)
+void copy_box(void *to, const machete_map *map, int k, int row, uint64_t *b, uint64_t policy)
 {
-    copy_box_shared(to, map, k, row, b, keep, 1 << at_block);
+    copy_box_shared(to, map, k, row, b, policy, 1 << at_block);
 }
 
 void load_peer(const float *at, int rank, float (&v)[4])
