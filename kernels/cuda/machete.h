@@ -11,6 +11,7 @@
  * Error bounds, to be enforced by tests/gpu/check_machete.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a
  * row of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (64 rows and more) the weights may cost is taken off.
  *
+ * machete_inst.cu is compiled once a line of machete.def, for sm_90a and nothing else; machete.cu is host code, for any target.
  * This kernel has not met a device: the emulator (tests/kernels/check_machete_emu.c) runs it as it stands, the compile gates (tests/cuda/machete.t) look at its machine code.
  * Thread-safe. */
 #ifndef KERNELS_CUDA_MACHETE_H

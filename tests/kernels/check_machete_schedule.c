@@ -166,6 +166,12 @@ static void bad_configs(void **state)
     refused(&d, &s, 1, (struct machete_config){8, 1, 33, 1, 1, 1}, "kernel machete: 33 stages do not fit (2 to 21 do)");
     refused(&d, &s, 1, (struct machete_config){64, 1, 4, 2, 1, 1}, "kernel machete: tiles of 64 rows do not run with 2 blocks an SM");
     refused(&d, &s, 1, (struct machete_config){8, 1, 11, 2, 1, 1}, "kernel machete: 11 stages do not fit (2 to 10 do)");
+    old = d; /* two blocks, and what the system takes of each */
+    c.blocks = 2;
+    old.sm_shared = 2 * ((int)machete_shared_bytes(&s, &c) + 1024);
+    assert_int_equal(machete_config_check(&old, &s, 1, &c, NULL), 0);
+    old.sm_shared--;
+    refused(&old, &s, 1, c, "kernel machete: 8 stages do not fit (2 to 7 do)");
     old = device(1);
     refused(&old, &s, 1, good, "kernel machete: no cluster of 2 blocks fits the device");
 }
