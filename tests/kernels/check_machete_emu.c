@@ -47,12 +47,23 @@ static void problem_free(struct problem *p)
     free(p->perm);
 }
 
-static void emulate(const struct emu_case *c, const struct problem *p, void *y, uint64_t seed)
+static struct machete_device device_of(const struct emu_case *c)
 {
     struct machete_device d = {.sms = c->sms, .capability = 90, .block_shared = 227 * 1024, .sm_shared = 228 * 1024};
     for (int n = 1; n <= MACHETE_CLUSTER_MAX; n++)
         d.clusters[0][n] = c->sms / n;
-    struct machete_config config = {.rows = c->rows, .wide = c->wide, .stages = c->stages, .blocks = 1, .split = c->split, .share = c->share};
+    return d;
+}
+
+static struct machete_config config_of(const struct emu_case *c)
+{
+    return (struct machete_config){.rows = c->rows, .wide = c->wide, .stages = c->stages, .blocks = 1, .split = c->split, .share = c->share};
+}
+
+static void emulate(const struct emu_case *c, const struct problem *p, void *y, uint64_t seed)
+{
+    const struct machete_device d = device_of(c);
+    const struct machete_config config = config_of(c);
     struct err e;
     if (machete_config_check(&d, &p->s, c->M, &config, &e))
         fail_msg("%s", e.text);
@@ -110,23 +121,79 @@ static const struct emu_case cases[] = {
     {60, 256, 320, 4, 64, false, true, MARLIN_BF16, 128, 2, 2, 3, 1, 3, true, false},
 };
 
+/* Against the reference, with copies as late as can be; then the same bits with another order of warps and clusters, and copies whenever. */
+static void check_case(const struct emu_case *c, const struct problem *p, const char *which, size_t number)
+{
+    size_t n = (size_t)(c->M * c->N);
+    float *first = malloc(n * sizeof *first), *again = malloc(n * sizeof *again);
+    double error = run_case(c, p, 4 * number + 2, first);
+    if (!(error <= bound(c)))
+        fail_msg("%s %zu (M=%lld N=%lld K=%lld, %d bits, %d x %d rows, split %d, share %d): relative error %g, at most %g", which, number, (long long)c->M, (long long)c->N,
+                 (long long)c->K, c->bits, c->rows, c->wide, c->split, c->share, error, bound(c));
+    run_case(c, p, 4 * number + 101, again);
+    same_bits(first, again, n, "another order");
+    free(first);
+    free(again);
+}
+
 static void product(void **state)
 {
     (void)state;
     uint64_t seed = 77;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const struct emu_case *c = &cases[i];
-        struct problem p = problem_new(c, &seed);
-        size_t n = (size_t)(c->M * c->N);
-        float *first = malloc(n * sizeof *first), *again = malloc(n * sizeof *again);
-        double error = run_case(c, &p, 4 * i + 2, first); /* late */
-        if (!(error <= bound(c)))
-            fail_msg("case %zu (M=%lld N=%lld K=%lld, %d bits, %d x %d rows, split %d, share %d): relative error %g, at most %g", i, (long long)c->M, (long long)c->N,
-                     (long long)c->K, c->bits, c->rows, c->wide, c->split, c->share, error, bound(c));
-        run_case(c, &p, 4 * i + 101, again); /* another order of warps and clusters, copies whenever */
-        same_bits(first, again, n, "another order");
-        free(first);
-        free(again);
+        struct problem p = problem_new(&cases[i], &seed);
+        check_case(&cases[i], &p, "case", i);
+        problem_free(&p);
+    }
+}
+
+/* A case drawn: any tile, any cluster, sizes around those of the tile. */
+static struct emu_case draw_case(uint64_t *seed)
+{
+    static const int tiles[][2] = {
+#define MACHETE(rows, wide, scaled, blocks, sm) {rows, wide},
+#include "kernels/cuda/machete.def"
+#undef MACHETE
+    };
+    static const int groups[] = {-1, 32, 64, 128, 96, 40, 256};
+    const int t = (int)(rnd(seed) % (sizeof tiles / sizeof *tiles));
+    struct emu_case c = {.rows = tiles[t][0], .wide = tiles[t][1], .split = 1, .share = 1};
+    c.M = 1 + (int64_t)(rnd(seed) % (uint64_t)(c.rows + 20));
+    c.N = 64 + (int64_t)(rnd(seed) % 450); /* a relative error needs some outputs to be one */
+    c.K = 1 + (int64_t)(rnd(seed) % (c.rows > 32 ? 400 : 1000));
+    c.bits = rnd(seed) & 1 ? 8 : 4;
+    c.group = groups[rnd(seed) % (sizeof groups / sizeof *groups)];
+    c.scattered = rnd(seed) % 4 == 0;
+    c.one_zero = rnd(seed) & 1;
+    c.act = rnd(seed) & 1 ? MARLIN_BF16 : MARLIN_F16;
+    c.y_f32 = rnd(seed) & 1;
+    c.bias_add = rnd(seed) & 1;
+    c.stages = 2 + (int)(rnd(seed) % 4);
+    if (rnd(seed) % 3 == 0)
+        c.share = 2;
+    else
+        c.split = 1 + (int)(rnd(seed) % MACHETE_CLUSTER_MAX);
+    c.sms = c.split * c.share * (1 + (int)(rnd(seed) % 3));
+    return c;
+}
+
+/* How many, and from which seed: check_machete_emu COUNT SEED runs others. */
+static size_t drawn_cases = 10;
+static uint64_t drawn_seed = 4;
+
+static void drawn(void **state)
+{
+    (void)state;
+    uint64_t seed = drawn_seed;
+    for (size_t i = 0; i < drawn_cases;) {
+        struct emu_case c = draw_case(&seed);
+        if (c.group > c.K)
+            c.group = -1;
+        struct problem p = problem_new(&c, &seed);
+        const struct machete_device d = device_of(&c);
+        const struct machete_config config = config_of(&c);
+        if (!machete_config_check(&d, &p.s, c.M, &config, NULL)) /* more splits than steps, more stages than fit: another */
+            check_case(&c, &p, "drawn case", i++);
         problem_free(&p);
     }
 }
@@ -155,10 +222,15 @@ static void rows_alone(void **state)
     problem_free(&p);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 2) {
+        drawn_cases = strtoull(argv[1], NULL, 10);
+        drawn_seed = strtoull(argv[2], NULL, 10);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(product),
+        cmocka_unit_test(drawn),
         cmocka_unit_test(rows_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
