@@ -133,7 +133,7 @@ static void yield(enum state s)
 }
 
 /* Others may come in between. */
-static void pause()
+static void let_others()
 {
     if (draw() % 4 == 0)
         yield(READY);
@@ -231,13 +231,13 @@ void barrier_announce(uint64_t *b, int bytes)
 void barrier_arrive(uint64_t *b)
 {
     count_down(b, 1, 0);
-    pause();
+    let_others();
 }
 
 void barrier_arrive_peer(uint64_t *b, int rank)
 {
     count_down(in_peer(b, rank), 1, 0);
-    pause();
+    let_others();
 }
 
 static bool over(const uint64_t *b, int parity)
