@@ -63,7 +63,7 @@ static void fill_launch(cudaLaunchConfig_t *lc, cudaLaunchAttribute *attr, int b
 }
 
 /* How many clusters of each size are on the device at a time: a launch has no more, for a second wave would wait for the first to end. */
-static int count_clusters(struct machete_device *d, struct err *e)
+static void count_clusters(struct machete_device *d)
 {
     for (int blocks = 1; blocks <= 2; blocks++) {
         int *clusters = d->clusters[blocks - 1];
@@ -74,11 +74,12 @@ static int count_clusters(struct machete_device *d, struct err *e)
             cudaLaunchAttribute attr[2] = {};
             fill_launch(&lc, attr, d->sms * blocks / n * n, n, (size_t)(blocks == 1 ? d->block_shared : d->sm_shared / 2 - 1024));
             cudaError_t rc = cudaOccupancyMaxActiveClusters(&clusters[n], kernel_of(8, 1, 4, 0, 8), &lc);
-            if (rc != cudaSuccess)
-                return failed(rc, "cudaOccupancyMaxActiveClusters", e);
+            if (rc != cudaSuccess) { /* a size the device does not take is one that no config has */
+                clusters[n] = 0;
+                cudaGetLastError();
+            }
         }
     }
-    return 0;
 }
 
 extern "C" int machete_device_open(struct machete_device *d, struct err *e)
@@ -95,7 +96,9 @@ extern "C" int machete_device_open(struct machete_device *d, struct err *e)
     if (d->capability != 90)
         return err_set(e, ERR_UNSUPPORTED, "kernel machete needs compute capability 9.0, the device has %d.%d", major, minor);
     rc = raise_shared(d->block_shared, e);
-    return rc ? rc : count_clusters(d, e);
+    if (rc == 0)
+        count_clusters(d);
+    return rc;
 }
 
 static int check_call(const struct machete_device *d, const struct machete_call *call, const struct machete_config *c, struct err *e)
@@ -109,6 +112,13 @@ static int check_call(const struct machete_device *d, const struct machete_call 
                        (long long)s->Kx);
     if (call->ldy < s->N)
         return err_set(e, ERR_SHAPE, "kernel machete: rows of Y hold %lld elements, N is %lld", (long long)call->ldy, (long long)s->N);
+    if ((uintptr_t)call->weight.codes % 16 || (uintptr_t)call->weight.scales % 16 || (uintptr_t)call->weight.zeros % 16)
+        return err_set(e, ERR_SHAPE, "kernel machete: codes at %p, scales at %p and zeros at %p are not all aligned to 16 bytes", (const void *)call->weight.codes,
+                       (const void *)call->weight.scales, (const void *)call->weight.zeros);
+    if ((uintptr_t)call->y % (call->y_f32 ? 4 : 2))
+        return err_set(e, ERR_SHAPE, "kernel machete: Y at %p is not aligned to its elements", call->y);
+    if (call->halves && (call->M % 2 || c->rows > 32))
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows", (long long)call->M, c->rows);
     if (!call->weight.zeros != !s->zero_table)
         return err_set(e, ERR_SHAPE, "kernel machete: zeros are %s", s->zero_table ? "missing" : "given, but the matrix has one zero");
     return 0;

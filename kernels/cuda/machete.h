@@ -51,13 +51,15 @@ struct machete_call {
     enum marlin_act act;
     const void *x;        /* [M, ldx] of act, Kx columns; 16-byte aligned, ldx a multiple of 8. Columns from Kx on are never read */
     int64_t ldx, M;
-    void *y;              /* [M, ldy]: f32 (y_f32) or act */
+    void *y;              /* [M, ldy] (halves: [M / 2, ldy]): f32 (y_f32) or act */
     int64_t ldy;
     bool y_f32;
     const float *bias;    /* [N] or NULL */
     bool accumulate;      /* add to what y holds; the product and the bias first */
+    bool halves;          /* rows 2m and 2m + 1 of x (M even) are one activation in two parts: their results are added up and are row m of y. Tiles of exact weights only */
     bool pdl;             /* programmatic dependent launch: the launch may overlap the end of the kernel before it on the stream, which must not be what wrote codes, scales or
                              zeros. Everything else is waited for */
+    struct machete_report *report; /* memory of the host that the device can write, or NULL: who waited in vain, in builds with MACHETE_GUARD */
 };
 
 /* Properties of the current device; raises the kernels' limits on it. -ERR_UNSUPPORTED but on 9.0, -ERR_DEVICE. */

@@ -19,20 +19,31 @@ enum {
 #define MACHETE_EVICT_FIRST UINT64_C(0x12F0000000000000)
 #define MACHETE_EVICT_LAST UINT64_C(0x14F0000000000000)
 
+/* What a build with MACHETE_GUARD says of a wait that does not end (machete_ptx.cuh). barrier: shared address; word: the mbarrier as it is. */
+struct machete_report {
+    int said, block, thread, barrier, parity;
+    uint64_t word;
+};
+#ifndef __cplusplus
+typedef struct machete_report machete_report;
+#endif
+
 struct machete_args {
     const uint32_t *codes;
     const uint16_t *scales, *zeros; /* zeros: NULL when all are `zero` */
     float zero;
-    int M, N;
-    void *y;                        /* [M, ldy] f32, or the type of x */
+    int M, N;                       /* M: rows of x */
+    void *y;                        /* [M, ldy], or (halves) [M / 2, ldy]: f32, or the type of x */
     int64_t ldy;
     const float *bias;              /* [N] or NULL */
     int y_f32, accumulate;
+    int halves;                     /* 1: rows 2m and 2m + 1 of x add up to row m of y */
     int y_vectors;                  /* four columns 4i.. of y can be stored together: aligned, nothing to add to */
     int stripes, k_blocks, unit_shift, scale_rows; /* scale_rows: of a stripe */
     int stages;
     uint64_t codes_policy, x_policy; /* of L2 */
     struct machete_grid grid;
+    machete_report *report;         /* NULL but for MACHETE_GUARD */
 };
 
 /* Bytes of one stage, and offsets of what shared memory holds: rings of X, codes, scales; sums; barriers. X first, at a multiple of 1024. */

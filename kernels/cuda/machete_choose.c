@@ -192,6 +192,8 @@ void machete_fill_args(const struct machete_device *d, const struct machete_call
     a->bias = call->bias;
     a->y_f32 = call->y_f32;
     a->accumulate = call->accumulate;
+    a->halves = call->halves;
+    a->report = call->report;
     a->y_vectors = !call->accumulate && call->ldy % 4 == 0 && (uintptr_t)call->y % (call->y_f32 ? 16 : 8) == 0;
     a->stripes = s->stripes;
     a->k_blocks = s->k_blocks;

@@ -20,7 +20,7 @@
  * Nobody can be two turns ahead: to arrive at ready of turn t + 1 a warp waits for done of turn t, which takes every warp having passed ready of turn t.
  * Blocks of a cluster leave together, for others arrive at their barriers and read their memory to the end.
  *
- * Order of additions of an output: k16 slices of a unit, units of a block, blocks: fixed by (K, unit, split). What machete_ptx.cuh names can be a CPU's:
+ * Order of additions of an output: k16 slices of a unit (of 1024 inputs of it at most), units of a block, blocks, the two halves of X: fixed by (K, unit, split). What machete_ptx.cuh names can be a CPU's:
  * tests/kernels/machete_emu.cc runs this file as it stands. */
 #ifndef KERNELS_CUDA_MACHETE_KERNEL_CUH
 #define KERNELS_CUDA_MACHETE_KERNEL_CUH
@@ -53,6 +53,7 @@ struct block {
     machete_shared at;
     int rank, base;     /* in the cluster; of the first block that adds up the same tile */
     int cluster;        /* number of the cluster */
+    machete_report *report;
 };
 
 /* The walk through the steps of a block: tiles of its cluster, and of each tile its part of K. */
@@ -138,7 +139,7 @@ template <int BITS, int ROWS, int WIDE, int BLOCKS> MACHETE_DEV void copy_all(co
     for (int i = 0; i < a.stages && w.tile < a.grid.tiles; i++, walk_next(a, b, &w))
         copy_x<ROWS, BLOCKS>(a, x, b, w, i);
     for (int slot = 0, parity = 0; w.tile < a.grid.tiles; walk_next(a, b, &w)) {
-        barrier_wait_cluster(b.barriers + machete_empty(slot), parity);
+        barrier_wait(b.barriers + machete_empty(slot), parity, b.report);
         copy_weights<BITS, WIDE, BLOCKS>(a, b, w, slot);
         copy_x<ROWS, BLOCKS>(a, x, b, w, slot);
         if (++slot == a.stages) {
@@ -264,7 +265,7 @@ MACHETE_DEV void load_part(const machete_args &a, const block &b, const consumer
 /* Waits for a stage. Lanes may find it full at different times; wgmma wants whole warps. */
 MACHETE_DEV void wait_full(const block &b, int slot, int parity)
 {
-    barrier_wait(b.barriers + machete_full(slot), parity);
+    barrier_wait(b.barriers + machete_full(slot), parity, b.report);
     warp_sync();
 }
 
@@ -341,6 +342,10 @@ MACHETE_DEV void multiply(const block &b, const consumer &c, const fragments<WID
     wgmma_commit();
 }
 
+/* Sums are settled at least every 64 << SETTLE_SHIFT inputs, the next ones by the same scales: the tensor cores' additions cut off, in one direction, and what that adds up to over
+ * many thousand inputs would show. */
+enum { SETTLE_SHIFT = 4 };
+
 /* The step at hand is done with: its stage may be filled again. */
 MACHETE_DEV void leave_stage(const machete_args &a, const block &b, const consumer &c)
 {
@@ -349,7 +354,7 @@ MACHETE_DEV void leave_stage(const machete_args &a, const block &b, const consum
     if (lane >= a.grid.share)
         return;
     if (a.grid.share > 1)
-        barrier_arrive_peer(b.barriers + machete_empty(c.slot), lane);
+        barrier_arrive_peer_read(b.barriers + machete_empty(c.slot), lane);
     else
         barrier_arrive(b.barriers + machete_empty(c.slot));
 }
@@ -379,7 +384,7 @@ MACHETE_DEV void do_part(const machete_args &a, const block &b, consumer &c, wal
         wait_products(now, sum);
         leave_stage(a, b, c);
         if constexpr (!SCALED) {
-            const uint32_t mask = a.unit_shift < 0 ? 0 : (1u << a.unit_shift) - 1;
+            const uint32_t mask = a.unit_shift < 0 ? 0 : (1u << (a.unit_shift < SETTLE_SHIFT ? a.unit_shift : SETTLE_SHIFT)) - 1;
             if (last || ((uint32_t)((w.step + 1) * BLOCKS) & mask) == 0)
                 settle_all(scale, sum, total, fresh);
         }
@@ -423,31 +428,63 @@ template <int BF16> MACHETE_DEV void put(const machete_args &a, int row, int col
     }
 }
 
-/* Adds up and writes this block's part of a pass: groups of four outputs, rows one after the other. */
+/* Four sums of a row of a pass, of all blocks in their order. */
+template <int WIDE> MACHETE_DEV floats4 add_up(const machete_args &a, const block &b, const float *sums)
+{
+    constexpr int TOGETHER = 4; /* reads under way at a time */
+    if (a.grid.split == 1)
+        return *(const floats4 *)sums;
+    floats4 s = {{0.0f, 0.0f, 0.0f, 0.0f}};
+#pragma unroll 1
+    for (int from = 0; from < a.grid.split; from += TOGETHER) {
+        floats4 v[TOGETHER];
+#pragma unroll
+        for (int r = 0; r < TOGETHER; r++)
+            if (from + r < a.grid.split)
+                load_peer(sums, b.base + from + r, v[r].v);
+#pragma unroll
+        for (int r = 0; r < TOGETHER; r++)
+            if (from + r < a.grid.split)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    s.v[j] += v[r].v[j];
+    }
+    return s;
+}
+
+/* Adds up and writes this block's part of a pass: groups of four outputs, rows one after the other. With halves, rows 2m and 2m + 1 of X are row m of Y. */
 template <int BF16, int WIDE> MACHETE_DEV void put_pass(const machete_args &a, const block &b, const consumer &c, const float *sums, int row0, int col0, int rows)
 {
-    constexpr int GROUPS = MACHETE_N * WIDE / 4, TOGETHER = 4; /* reads under way at a time */
-    const int part = b.rank - b.base, begin = rows * GROUPS * part / a.grid.split, end = rows * GROUPS * (part + 1) / a.grid.split;
+    constexpr int GROUPS = MACHETE_N * WIDE / 4;
+    const int part = b.rank - b.base, all = (rows >> a.halves) * GROUPS, begin = all * part / a.grid.split, end = all * (part + 1) / a.grid.split;
     for (int i = begin + c.thread; i < end; i += MACHETE_CONSUMERS) {
         const int row = i / GROUPS, col = i % GROUPS * 4;
-        floats4 s = {{0.0f, 0.0f, 0.0f, 0.0f}};
-#pragma unroll 1
-        for (int from = 0; from < a.grid.split; from += TOGETHER) {
-            floats4 v[TOGETHER];
+        const float *from = sums + (row << a.halves) * machete_sum_stride(WIDE) + col;
+        floats4 s = add_up<WIDE>(a, b, from);
+        if (a.halves) {
+            const floats4 lo = add_up<WIDE>(a, b, from + machete_sum_stride(WIDE));
 #pragma unroll
-            for (int r = 0; r < TOGETHER; r++)
-                if (from + r < a.grid.split)
-                    load_peer(sums + row * machete_sum_stride(WIDE) + col, b.base + from + r, v[r].v);
-#pragma unroll
-            for (int r = 0; r < TOGETHER; r++)
-                if (from + r < a.grid.split)
-#pragma unroll
-                    for (int j = 0; j < 4; j++)
-                        s.v[j] += v[r].v[j];
+            for (int j = 0; j < 4; j++)
+                s.v[j] += lo.v[j];
         }
         if (col0 + col < a.N)
-            put<BF16>(a, row0 + row, col0 + col, s);
+            put<BF16>(a, (row0 >> a.halves) + row, col0 + col, s);
     }
+}
+
+/* A warp has written its sums, or (read) has read those of all. */
+MACHETE_DEV void sums_arrive(const machete_args &a, const block &b, uint64_t *barrier, bool read)
+{
+    const int lane = thread_id() % 32;
+    warp_sync();
+    if (lane >= a.grid.split)
+        return;
+    if (a.grid.split == 1)
+        barrier_arrive(barrier);
+    else if (read)
+        barrier_arrive_peer_read(barrier, b.base + lane);
+    else
+        barrier_arrive_peer(barrier, b.base + lane);
 }
 
 template <int BF16, int ROWS, int WIDE> MACHETE_DEV void finish_tile(const machete_args &a, const block &b, consumer &c, const walk &w, const float (&total)[WIDE][ROWS / 2])
@@ -455,13 +492,13 @@ template <int BF16, int ROWS, int WIDE> MACHETE_DEV void finish_tile(const mache
     constexpr int PASS = ROWS < MACHETE_PASS_ROWS ? ROWS : MACHETE_PASS_ROWS;
     float *sums = (float *)(b.shared + b.at.sums);
     uint64_t *ready = b.barriers + machete_ready(a.stages), *done = b.barriers + machete_done(a.stages);
-    const int t = c.thread % 128, n0 = c.thread / 128 * 64 * WIDE, lane = thread_id() % 32;
+    const int t = c.thread % 128, n0 = c.thread / 128 * 64 * WIDE;
     walk at = w;
     walk_tile(a, b, &at); /* its place, which took no registers so far */
 #pragma unroll 1
     for (int pass = 0; pass < ROWS / PASS; pass++, c.turn++) {
         if (c.turn > 0)
-            barrier_wait_cluster(done, (c.turn - 1) & 1);
+            barrier_wait(done, (c.turn - 1) & 1, b.report);
 #pragma unroll
         for (int p = 0; p < ROWS / PASS; p++) /* registers have no run-time index */
             if (p == pass)
@@ -470,15 +507,14 @@ template <int BF16, int ROWS, int WIDE> MACHETE_DEV void finish_tile(const mache
 #pragma unroll
                     for (int i = 0; i < PASS / 2; i++)
                         sums[machete_sum_token(t, i) * machete_sum_stride(WIDE) + n0 + atom * 64 + machete_sum_n(t, i)] = total[atom][p * (PASS / 2) + i];
-        warp_sync();
-        if (lane < a.grid.split)
-            barrier_arrive_peer(ready, b.base + lane);
-        barrier_wait_cluster(ready, c.turn & 1);
+        sums_arrive(a, b, ready, false);
+        if (a.grid.split == 1)
+            barrier_wait(ready, c.turn & 1, b.report);
+        else
+            barrier_wait_cluster(ready, c.turn & 1, b.report);
         const int row0 = at.m * ROWS + pass * PASS, left = a.M - row0;
         put_pass<BF16, WIDE>(a, b, c, sums, row0, at.n * WIDE * MACHETE_N, left < 0 ? 0 : left < PASS ? left : PASS);
-        warp_sync();
-        if (lane < a.grid.split)
-            barrier_arrive_peer(done, b.base + lane);
+        sums_arrive(a, b, done, true);
     }
 }
 
@@ -551,6 +587,7 @@ MACHETE_KERNEL(MACHETE_THREADS, SM_BLOCKS) machete_kernel(const __grid_constant_
     b.cluster = block_id() / size;
     b.rank = block_id() - b.cluster * size;
     b.base = a.grid.split > 1 ? 0 : b.rank;
+    b.report = a.report;
     if (thread_id() == 0) {
         if (shared_at(b.shared) % 1024)
             stop();
@@ -558,7 +595,7 @@ MACHETE_KERNEL(MACHETE_THREADS, SM_BLOCKS) machete_kernel(const __grid_constant_
         make_barriers(a, b);
     }
     if (size > 1)
-        cluster_sync();
+        cluster_meet();
     else
         block_sync();
     if (thread_id() < 128) {

@@ -36,6 +36,13 @@ MACHETE_DEV void cluster_sync()
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+/* Blocks of the cluster meet at their beginning: of what was written before, only barriers are seen after (barrier_init_done). */
+MACHETE_DEV void cluster_meet()
+{
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 /* The register file is dealt out anew: all warps of a warpgroup come here. */
 template <int N> MACHETE_DEV void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> MACHETE_DEV void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
@@ -61,7 +68,7 @@ MACHETE_DEV void barrier_announce(uint64_t *b, int bytes)
 
 MACHETE_DEV void barrier_arrive(uint64_t *b) { asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_at(b)) : "memory"); }
 
-/* At the barrier at the same place in block `rank` of the cluster. */
+/* At the barrier at the same place in block `rank` of the cluster: publishes what was written before to whoever waits there by barrier_wait_cluster. Costs a fence of the device. */
 MACHETE_DEV void barrier_arrive_peer(uint64_t *b, int rank)
 {
     asm volatile("{\n\t"
@@ -71,19 +78,48 @@ MACHETE_DEV void barrier_arrive_peer(uint64_t *b, int rank)
                  "}" ::"r"(shared_at(b)), "r"(rank) : "memory");
 }
 
-/* MACHETE_TRIES: for builds that hunt a hang. Waiting for longer than that many tries ends the kernel with an error instead. */
-#ifndef MACHETE_TRIES
-#define MACHETE_TRIES 0
-#endif
-MACHETE_DEV void tried(unsigned *tries)
+/* The same where nothing was written: memory has been read (registers hold it, or products of it are done) and may be overwritten. By the letter release.cta is too weak across
+ * blocks; it orders reads that have already returned, for which there is nothing to make visible. CUTLASS releases the stages of its pipelines by the same instruction. */
+MACHETE_DEV void barrier_arrive_peer_read(uint64_t *b, int rank)
 {
-    if (MACHETE_TRIES && ++*tries == MACHETE_TRIES)
-        __trap();
+    asm volatile("{\n\t"
+                 ".reg .b32 at;\n\t"
+                 "mapa.shared::cluster.u32 at, %0, %1;\n\t"
+                 "mbarrier.arrive.release.cta.shared::cluster.b64 _, [at];\n\t"
+                 "}" ::"r"(shared_at(b)), "r"(rank) : "memory");
 }
 
-MACHETE_DEV void barrier_wait(uint64_t *b, int parity)
+/* MACHETE_GUARD: for builds that hunt a hang. Who waits for longer than two seconds says in `report`, memory of the host, where, and ends the kernel with an error. */
+#ifndef MACHETE_GUARD
+#define MACHETE_GUARD 0
+#endif
+MACHETE_DEV uint64_t guard_time()
 {
-    unsigned tries = 0;
+    uint64_t t = 0;
+    if (MACHETE_GUARD)
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
+}
+
+MACHETE_DEV void guard_wait(const uint64_t *b, int parity, uint64_t since, machete_report *report)
+{
+    if (!MACHETE_GUARD || guard_time() - since < 2000000000u)
+        return;
+    if (report && !report->said) {
+        report->block = block_id();
+        report->thread = thread_id();
+        report->barrier = (int)shared_at(b);
+        report->parity = parity;
+        report->word = *(volatile const uint64_t *)b;
+        report->said = 1;
+        __threadfence_system();
+    }
+    __trap();
+}
+
+MACHETE_DEV void barrier_wait(uint64_t *b, int parity, machete_report *report)
+{
+    const uint64_t since = guard_time();
     uint32_t over;
     do {
         asm volatile("{\n\t"
@@ -92,14 +128,14 @@ MACHETE_DEV void barrier_wait(uint64_t *b, int parity)
                      "selp.b32 %0, 1, 0, p;\n\t"
                      "}" : "=r"(over) : "r"(shared_at(b)), "r"(parity) : "memory");
         if (!over)
-            tried(&tries);
+            guard_wait(b, parity, since, report);
     } while (!over);
 }
 
-/* The same for arrivals from other blocks: what they wrote before is seen after. */
-MACHETE_DEV void barrier_wait_cluster(uint64_t *b, int parity)
+/* The same for arrivals of barrier_arrive_peer: what other blocks wrote before is seen after. */
+MACHETE_DEV void barrier_wait_cluster(uint64_t *b, int parity, machete_report *report)
 {
-    unsigned tries = 0;
+    const uint64_t since = guard_time();
     uint32_t over;
     do {
         asm volatile("{\n\t"
@@ -108,7 +144,7 @@ MACHETE_DEV void barrier_wait_cluster(uint64_t *b, int parity)
                      "selp.b32 %0, 1, 0, p;\n\t"
                      "}" : "=r"(over) : "r"(shared_at(b)), "r"(parity) : "memory");
         if (!over)
-            tried(&tries);
+            guard_wait(b, parity, since, report);
     } while (!over);
 }
 

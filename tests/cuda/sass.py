@@ -1,13 +1,13 @@
 """Instructions of each kernel in a cubin, without a disassembler: python3 sass.py CUBIN NAME=LEAST... prints one line a kernel and fails when a count is under LEAST
 (over, for NAME<MOST; another, for NAME==COUNT). An instruction is 16 bytes, the low 12 bits of its first word the opcode (sm_80 to sm_120: kernels of one source with and without each
 instruction were compared). Names: HMMA LDSM LDGSTS LDL STL;
-of sm_90a HGMMA (wgmma), UTMALDG (tensor copy), UBLKCP (bulk copy), USETMAXREG."""
+of sm_90a HGMMA (wgmma), UTMALDG (tensor copy), UBLKCP (bulk copy), USETMAXREG, MEMBAR (fence)."""
 import re
 import struct
 import sys
 
 OPCODES = {"HMMA": {0x23C}, "LDSM": {0x83B}, "LDGSTS": {0xFAE}, "LDL": {0x983}, "STL": {0x387}, "HGMMA": {0xDF0}, "UTMALDG": {0x5B4},
-           "UBLKCP": {0x3BA}, "USETMAXREG": {0x9C8}}
+           "UBLKCP": {0x3BA}, "USETMAXREG": {0x9C8}, "MEMBAR": {0x992}}
 
 
 def sections(elf):

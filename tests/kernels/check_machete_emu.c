@@ -9,6 +9,8 @@ struct emu_case {
     enum marlin_act act;
     int rows, wide, stages, split, share, sms;
     bool y_f32, bias_add;
+    bool vectors; /* rows of Y that four outputs can be stored to at once: then the bias is added, Y not */
+    bool halves;  /* M rows of Y from 2 M of X */
 };
 
 struct problem {
@@ -34,7 +36,12 @@ static struct problem problem_new(const struct emu_case *c, uint64_t *seed)
     p.perm = p.s.permuted ? malloc(p.s.perm_bytes) : NULL;
     if (machete_pack(&q, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
         fail_msg("%s", e.text);
-    emu_problem_gather(&p.d, p.perm, p.s.Kx);
+    if (c->vectors)
+        p.d.ldy = (c->N + 3) / 4 * 4;
+    if (c->halves)
+        emu_problem_halve(&p.d, p.perm, p.s.Kx);
+    else
+        emu_problem_gather(&p.d, p.perm, p.s.Kx);
     return p;
 }
 
@@ -64,13 +71,15 @@ static void emulate(const struct emu_case *c, const struct problem *p, void *y, 
 {
     const struct machete_device d = device_of(c);
     const struct machete_config config = config_of(c);
+    const int64_t M = c->halves ? 2 * c->M : c->M;
     struct err e;
-    if (machete_config_check(&d, &p->s, c->M, &config, &e))
+    if (machete_config_check(&d, &p->s, M, &config, &e))
         fail_msg("%s", e.text);
-    struct machete_call call = {.shape = &p->s, .weight = {p->codes, p->scales, p->zeros}, .act = c->act, .x = p->d.gathered, .ldx = p->d.ldx, .M = c->M, .y = y, .ldy = c->N + 3,
-                                .y_f32 = c->y_f32, .bias = c->bias_add ? p->d.bias : NULL, .accumulate = c->bias_add};
+    struct machete_call call = {.shape = &p->s, .weight = {p->codes, p->scales, p->zeros}, .act = c->act, .x = p->d.gathered, .ldx = p->d.ldx, .M = M, .y = y, .ldy = p->d.ldy,
+                                .y_f32 = c->y_f32, .bias = c->bias_add ? p->d.bias : NULL, .accumulate = c->bias_add && !c->vectors, .halves = c->halves};
     struct machete_args a;
     machete_fill_args(&d, &call, &config, &a);
+    assert_true(a.y_vectors || !c->vectors);
     struct machete_range ranges[] = {{p->codes, p->s.code_bytes}, {p->scales, p->s.scale_bytes}, {p->zeros, p->s.zero_bytes}};
     struct machete_emu_launch l = {.args = &a, .x = p->d.gathered, .ldx = p->d.ldx, .Kx = p->s.Kx, .bits = p->s.bits, .bf16 = c->act == MARLIN_BF16, .rows = c->rows,
                                    .wide = c->wide, .shared_bytes = machete_shared_bytes(&p->s, &config), .seed = seed, .late = (int)(seed >> 1 & 1), .ranges = ranges,
@@ -82,7 +91,7 @@ static double run_case(const struct emu_case *c, const struct problem *p, uint64
 {
     struct guarded y = emu_output(&p->d, c->y_f32);
     emulate(c, p, y.at, seed);
-    return emu_error(&p->d, &y, c->y_f32, c->bias_add, out);
+    return emu_error(&p->d, &y, c->y_f32, c->bias_add, c->bias_add && !c->vectors, out);
 }
 
 /* Bound: f32 sums of exact weights 1e-5; rounded weights or outputs half a unit of 11 or 8 bits each. */
@@ -93,32 +102,44 @@ static double bound(const struct emu_case *c)
 }
 
 static const struct emu_case cases[] = {
-    /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias */
-    {1, 128, 512, 4, 128, false, true, MARLIN_F16, 8, 1, 4, 1, 1, 1, true, false},
-    {5, 130, 1100, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 2, 1, 4, true, true},
-    {8, 300, 768, 4, 32, false, false, MARLIN_BF16, 8, 1, 2, 3, 1, 3, true, false},
-    {3, 100, 320, 8, 64, true, false, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, false},
-    {7, 128, 640, 8, -1, false, true, MARLIN_BF16, 8, 1, 2, 5, 1, 5, false, false},
-    {16, 128, 1024, 4, 128, false, true, MARLIN_F16, 16, 1, 4, 8, 1, 8, true, false},
-    {13, 192, 600, 4, 64, true, true, MARLIN_BF16, 16, 1, 3, 4, 1, 4, true, true},
-    {16, 70, 256, 8, 32, false, false, MARLIN_F16, 16, 1, 4, 2, 1, 2, false, false},
-    {9, 64, 72, 8, -1, false, true, MARLIN_BF16, 16, 1, 2, 1, 1, 1, true, false},
-    {40, 260, 520, 4, 256, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, true, true},
-    {30, 128, 512, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 1, 1, 1, true, false},
-    {70, 160, 200, 4, 40, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, false},
-    {32, 130, 320, 8, 32, false, false, MARLIN_BF16, 32, 1, 2, 3, 1, 3, true, false},
-    {33, 384, 256, 4, 64, false, false, MARLIN_F16, 32, 1, 4, 1, 2, 2, true, false},
-    {20, 300, 384, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 1, 2, 4, false, false},
-    {64, 256, 384, 4, 32, false, false, MARLIN_F16, 64, 1, 3, 1, 1, 1, true, false},
-    {41, 200, 256, 8, 128, false, true, MARLIN_F16, 64, 1, 2, 4, 1, 4, false, false},
-    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 2, 4, true, true},
-    {100, 300, 256, 4, 128, false, true, MARLIN_F16, 128, 1, 4, 1, 2, 2, true, false},
-    {129, 128, 192, 8, 32, true, false, MARLIN_BF16, 128, 1, 3, 2, 1, 2, true, false},
-    {300, 130, 128, 4, 128, false, true, MARLIN_BF16, 256, 1, 3, 1, 1, 3, false, false},
-    {257, 256, 192, 8, 64, false, false, MARLIN_F16, 256, 1, 2, 1, 2, 2, true, false},
-    {130, 300, 256, 4, 32, false, false, MARLIN_F16, 128, 2, 3, 1, 1, 2, true, true},
-    {128, 600, 192, 8, 128, false, true, MARLIN_BF16, 128, 2, 2, 1, 2, 2, true, false},
-    {60, 256, 320, 4, 64, false, true, MARLIN_BF16, 128, 2, 2, 3, 1, 3, true, false},
+    /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias vectors halves */
+    {1, 128, 512, 4, 128, false, true, MARLIN_F16, 8, 1, 4, 1, 1, 1, true, false, false, false},
+    {5, 130, 1100, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 2, 1, 4, true, true, false, false},
+    {8, 300, 768, 4, 32, false, false, MARLIN_BF16, 8, 1, 2, 3, 1, 3, true, false, false, false},
+    {3, 100, 320, 8, 64, true, false, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, false, false, false},
+    {7, 128, 640, 8, -1, false, true, MARLIN_BF16, 8, 1, 2, 5, 1, 5, false, false, false, false},
+    {16, 128, 1024, 4, 128, false, true, MARLIN_F16, 16, 1, 4, 8, 1, 8, true, false, false, false},
+    {13, 192, 600, 4, 64, true, true, MARLIN_BF16, 16, 1, 3, 4, 1, 4, true, true, false, false},
+    {16, 70, 256, 8, 32, false, false, MARLIN_F16, 16, 1, 4, 2, 1, 2, false, false, false, false},
+    {9, 64, 72, 8, -1, false, true, MARLIN_BF16, 16, 1, 2, 1, 1, 1, true, false, false, false},
+    {40, 260, 520, 4, 256, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, true, true, false, false},
+    {30, 128, 512, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 1, 1, 1, true, false, false, false},
+    {70, 160, 200, 4, 40, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, false, false, false},
+    {32, 130, 320, 8, 32, false, false, MARLIN_BF16, 32, 1, 2, 3, 1, 3, true, false, false, false},
+    {33, 384, 256, 4, 64, false, false, MARLIN_F16, 32, 1, 4, 1, 2, 2, true, false, false, false},
+    {20, 300, 384, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 1, 2, 4, false, false, false, false},
+    {64, 256, 384, 4, 32, false, false, MARLIN_F16, 64, 1, 3, 1, 1, 1, true, false, false, false},
+    {41, 200, 256, 8, 128, false, true, MARLIN_F16, 64, 1, 2, 4, 1, 4, false, false, false, false},
+    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 2, 4, true, true, false, false},
+    {100, 300, 256, 4, 128, false, true, MARLIN_F16, 128, 1, 4, 1, 2, 2, true, false, false, false},
+    {129, 128, 192, 8, 32, true, false, MARLIN_BF16, 128, 1, 3, 2, 1, 2, true, false, false, false},
+    {300, 130, 128, 4, 128, false, true, MARLIN_BF16, 256, 1, 3, 1, 1, 3, false, false, false, false},
+    {257, 256, 192, 8, 64, false, false, MARLIN_F16, 256, 1, 2, 1, 2, 2, true, false, false, false},
+    {130, 300, 256, 4, 32, false, false, MARLIN_F16, 128, 2, 3, 1, 1, 2, true, true, false, false},
+    {128, 600, 192, 8, 128, false, true, MARLIN_BF16, 128, 2, 2, 1, 2, 2, true, false, false, false},
+    {60, 256, 320, 4, 64, false, true, MARLIN_BF16, 128, 2, 2, 3, 1, 3, true, false, false, false},
+    /* ... vectors */
+    {5, 131, 400, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, true, true, false},
+    {20, 262, 300, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 2, 1, 2, false, true, true, false},
+    {40, 300, 300, 4, 64, false, false, MARLIN_F16, 32, 1, 2, 1, 2, 2, false, false, true, false},
+    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 1, 2, true, false, true, false},
+    /* ... one scale for all of K, longer than sums go unsettled */
+    {9, 128, 4800, 4, -1, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 2, true, false, false, false},
+    /* ... halves: several tiles a block, and rows of the last tile that are none */
+    {21, 300, 400, 4, 64, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, true, false, true},
+    {7, 200, 600, 8, 32, true, false, MARLIN_BF16, 16, 1, 2, 4, 1, 4, true, false, true, true},
+    {37, 260, 300, 4, 128, false, false, MARLIN_BF16, 32, 1, 2, 1, 2, 2, true, true, true, true},
+    {3, 130, 520, 4, -1, false, true, MARLIN_BF16, 8, 1, 4, 2, 1, 2, true, false, false, true},
 };
 
 /* Against the reference, with copies as late as can be; then the same bits with another order of warps and clusters, and copies whenever. */
@@ -168,6 +189,8 @@ static struct emu_case draw_case(uint64_t *seed)
     c.act = rnd(seed) & 1 ? MARLIN_BF16 : MARLIN_F16;
     c.y_f32 = rnd(seed) & 1;
     c.bias_add = rnd(seed) & 1;
+    c.vectors = rnd(seed) & 1;
+    c.halves = c.rows <= 32 && c.act == MARLIN_BF16 && rnd(seed) & 1;
     c.stages = 2 + (int)(rnd(seed) % 4);
     if (rnd(seed) % 3 == 0)
         c.share = 2;
@@ -202,24 +225,31 @@ static void drawn(void **state)
 static void rows_alone(void **state)
 {
     (void)state;
-    struct emu_case c = {70, 200, 1000, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 3, 1, 6, true, false};
+    static const struct emu_case grouped[] = {
+        {70, 200, 1000, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 3, 1, 6, true, false, false, false},
+        {39, 200, 900, 4, 64, true, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, true, false, true},
+        {39, 130, 1300, 8, -1, false, true, MARLIN_BF16, 32, 1, 2, 1, 1, 2, true, false, true, true},
+    };
     uint64_t seed = 8;
-    struct problem p = problem_new(&c, &seed);
-    float *all = malloc((size_t)(c.M * c.N) * sizeof *all), *alone = malloc((size_t)c.N * sizeof *alone);
-    assert_true(run_case(&c, &p, 2, all) <= bound(&c));
-    static const int64_t rows[] = {0, 31, 32, 69};
-    for (int i = 0; i < 4; i++) {
-        struct problem one = p;
-        struct emu_case single = c;
-        single.M = one.d.M = 1;
-        one.d.gathered = p.d.gathered + rows[i] * p.d.ldx;
-        one.d.ref = p.d.ref + rows[i] * c.N;
-        run_case(&single, &one, 3, alone);
-        same_bits(all + rows[i] * c.N, alone, (size_t)c.N, "a row alone");
+    for (size_t g = 0; g < sizeof grouped / sizeof *grouped; g++) {
+        const struct emu_case *c = &grouped[g];
+        struct problem p = problem_new(c, &seed);
+        float *all = malloc((size_t)(c->M * c->N) * sizeof *all), *alone = malloc((size_t)c->N * sizeof *alone);
+        assert_true(run_case(c, &p, 2, all) <= bound(c));
+        const int64_t rows[] = {0, 15, 16, 31, c->M - 1};
+        for (int i = 0; i < 5; i++) {
+            struct problem one = p;
+            struct emu_case single = *c;
+            single.M = one.d.M = 1;
+            one.d.gathered = p.d.gathered + rows[i] * (c->halves ? 2 : 1) * p.d.ldx;
+            one.d.ref = p.d.ref + rows[i] * c->N;
+            run_case(&single, &one, 3, alone);
+            same_bits(all + rows[i] * c->N, alone, (size_t)c->N, "a row alone");
+        }
+        free(all);
+        free(alone);
+        problem_free(&p);
     }
-    free(all);
-    free(alone);
-    problem_free(&p);
 }
 
 int main(int argc, char **argv)

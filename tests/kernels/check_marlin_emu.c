@@ -84,7 +84,7 @@ static double run_case(const struct emu_case *c, const struct problem *p, uint64
 {
     struct guarded y = emu_output(&p->d, c->y_f32);
     emulate(c, p, y.at, seed);
-    return emu_error(&p->d, &y, c->y_f32, c->bias_add, out);
+    return emu_error(&p->d, &y, c->y_f32, c->bias_add, c->bias_add, out);
 }
 
 /* Bound: f32 sums of exact weights 1e-5; rounded weights or outputs half a unit of 11 or 8 bits each. */

@@ -9,7 +9,7 @@
 struct emu_problem {
     struct qmatrix q;
     enum marlin_act act;
-    int64_t M, ldx;
+    int64_t M, ldx, ldy;    /* ldy: N + 3, unless changed */
     uint16_t *x, *gathered; /* [M,K]; [M,ldx], what lies past Kx is NaN */
     float *bias;
     double *ref;            /* [M,N], bias not added */
@@ -28,7 +28,7 @@ UNUSED_FN float from_act(enum marlin_act act, uint16_t h)
 /* q is taken over. */
 UNUSED_FN struct emu_problem emu_problem_new(struct qmatrix q, enum marlin_act act, int64_t M, uint64_t *seed)
 {
-    struct emu_problem p = {.q = q, .act = act, .M = M};
+    struct emu_problem p = {.q = q, .act = act, .M = M, .ldy = q.N + 3};
     p.x = malloc((size_t)(M * q.K) * 2);
     for (int64_t i = 0; i < M * q.K; i++)
         p.x[i] = to_act(act, rnd_f32(seed) + 0.25f);
@@ -97,10 +97,10 @@ UNUSED_FN void emu_problem_free(struct emu_problem *p)
     free(p->ref);
 }
 
-/* Y [M, N + 3], guarded, that the kernel starts from: 1.5 everywhere. */
+/* Y [M, ldy], guarded, that the kernel starts from: 1.5 everywhere. */
 UNUSED_FN struct guarded emu_output(const struct emu_problem *p, bool y_f32)
 {
-    struct guarded y = guarded_new((size_t)(p->M * (p->q.N + 3)));
+    struct guarded y = guarded_new((size_t)(p->M * p->ldy));
     for (size_t i = 0; i < y.n; i++)
         if (y_f32)
             y.at[i] = 1.5f;
@@ -109,19 +109,20 @@ UNUSED_FN struct guarded emu_output(const struct emu_problem *p, bool y_f32)
     return y;
 }
 
-/* Takes it apart: out [M,N] in f32; what lies between the rows must be as it was. The relative error against bias and start added, or not; NaN where anything is. */
-UNUSED_FN double emu_error(const struct emu_problem *p, struct guarded *y, bool y_f32, bool added, float *out)
+/* Takes it apart: out [M,N] in f32; what lies between the rows must be as it was. The relative error against the product, with bias and
+ * what Y held added or not; NaN where anything is. */
+UNUSED_FN double emu_error(const struct emu_problem *p, struct guarded *y, bool y_f32, bool bias, bool start, float *out)
 {
     double diff = 0, norm = 0;
     for (int64_t m = 0; m < p->M; m++)
-        for (int64_t j = 0; j < p->q.N + 3; j++) {
-            size_t at = (size_t)(m * (p->q.N + 3) + j);
+        for (int64_t j = 0; j < p->ldy; j++) {
+            size_t at = (size_t)(m * p->ldy + j);
             float got = y_f32 ? y->at[at] : from_act(p->act, ((uint16_t *)y->at)[at]);
             if (j >= p->q.N) {
                 assert_true(got == 1.5f);
                 continue;
             }
-            double want = p->ref[m * p->q.N + j] + (added ? 1.5 + (double)p->bias[j] : 0.0);
+            double want = p->ref[m * p->q.N + j] + (bias ? (double)p->bias[j] : 0.0) + (start ? 1.5 : 0.0);
             out[m * p->q.N + j] = got;
             diff += ((double)got - want) * ((double)got - want);
             norm += want * want;

@@ -179,6 +179,11 @@ void cluster_sync()
             wake(ctas[b], 0, THREADS, IN_CLUSTER);
 }
 
+void cluster_meet()
+{
+    cluster_sync();
+}
+
 /* ---- barriers ---- */
 
 static barrier_word get(const uint64_t *b)
@@ -245,7 +250,7 @@ static bool over(const uint64_t *b, int parity)
     return (get(b).bytes_phase & 1) != parity;
 }
 
-void barrier_wait(uint64_t *b, int parity)
+void barrier_wait(uint64_t *b, int parity, machete_report *)
 {
     while (!over(b, parity)) {
         self().barrier = b;

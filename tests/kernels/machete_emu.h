@@ -31,13 +31,14 @@ uint32_t shared_at(const void *p);
 void block_sync();
 void warp_sync();
 void cluster_sync();
+void cluster_meet();
 void wait_for_producer();
 void stop();
 void barrier_init(uint64_t *b, int arrivals);
 void barrier_announce(uint64_t *b, int bytes);
 void barrier_arrive(uint64_t *b);
 void barrier_arrive_peer(uint64_t *b, int rank);
-void barrier_wait(uint64_t *b, int parity);
+void barrier_wait(uint64_t *b, int parity, machete_report *report);
 void copy_run(void *to, const void *from, int bytes, uint64_t *b, uint64_t policy);
 void copy_box_shared(void *to, const machete_map *map, int k, int row, uint64_t *b, uint64_t policy, int mask);
 void copy_box(void *to, const machete_map *map, int k, int row, uint64_t *b, uint64_t policy);
@@ -47,9 +48,14 @@ void wgmma_commit();
 void wgmma_wait();
 void wgmma_emulated(int bf16, int rows, float *d, const uint32_t *a, uint64_t b, int add);
 
-MACHETE_DEV void barrier_wait_cluster(uint64_t *b, int parity)
+MACHETE_DEV void barrier_wait_cluster(uint64_t *b, int parity, machete_report *report)
 {
-    barrier_wait(b, parity);
+    barrier_wait(b, parity, report);
+}
+
+MACHETE_DEV void barrier_arrive_peer_read(uint64_t *b, int rank)
+{
+    barrier_arrive_peer(b, rank);
 }
 
 MACHETE_DEV void barrier_init_done()
