@@ -192,20 +192,21 @@ $(B)/tests/kernels/check_marlin_emu $(B)/tests/kernels/check_machete_emu: $(B)/t
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $(filter %.o,$^) $(LIB) -lcmocka $(LIBS) -lstdc++
 
-# The Marlin and Machete kernels by themselves, all tiles and types: programs that test and time them on a device, each with all it needs linked in. MACHETE_TRIES=N: waits of
-# Machete's kernels end with an error after N tries.
+# The Marlin and Machete kernels by themselves, all tiles and types: programs that test and time them on a device, each with all it needs linked in. MACHETE_GUARD=1: in
+# build/cuda-guard, and waits of Machete's kernels that last two seconds end with an error that says where.
 CUDA_ARCHS ?= 80 90
 NVFLAGS = -std=c++17 -O3 -fmad=false -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
-OC := build/obj/cuda
+MACHETE_GUARD ?= 0
+CUDA_OUT := build/cuda$(if $(filter 1,$(MACHETE_GUARD)),-guard)
+OC := build/obj/cuda$(if $(filter 1,$(MACHETE_GUARD)),-guard)
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(OC)/kernels/cuda/marlin_gather.o $(MARLIN_ROW_OBJ)
-MACHETE_TRIES ?= 0
 MACHETE_ROWS := $(shell sed -n 's/^MACHETE(\([0-9]*\), \([12]\), \([01]\), \([12]\), \([12]\))$$/\1_\2:\1:\2:\3:\4:\5/p' kernels/cuda/machete.def)
 MACHETE_ROW_OBJ := $(foreach r,$(MACHETE_ROWS),$(OC)/kernels/cuda/machete_rows$(firstword $(subst :, ,$(r))).o)
 MACHETE_OBJ := $(OC)/kernels/cuda/machete.o $(MACHETE_ROW_OBJ)
 CLASS_HOST_OBJ := $(addprefix $(O)/,$(addprefix kernels/cuda/,pack_units.o marlin_pack.o marlin_choose.o machete_pack.o machete_choose.o) kernels/tensor.o pipeline/base/err.o)
-GPU_TESTS := $(patsubst tests/gpu/%.cu,build/cuda/%,$(wildcard tests/gpu/check_*.cu))
-GPU_BENCHES := $(patsubst tests/bench/%.cu,build/cuda/%,$(wildcard tests/bench/bench_*.cu))
+GPU_TESTS := $(patsubst tests/gpu/%.cu,$(CUDA_OUT)/%,$(wildcard tests/gpu/check_*.cu))
+GPU_BENCHES := $(patsubst tests/bench/%.cu,$(CUDA_OUT)/%,$(wildcard tests/bench/bench_*.cu))
 .PHONY: gpu-programs
 define nvcc_compile
 	@mkdir -p $(@D)
@@ -216,18 +217,18 @@ $(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.c
 	$(call nvcc_compile,$(call marlin_inst,$*))
 $(MACHETE_ROW_OBJ): override CUDA_ARCHS := 90a
 $(MACHETE_ROW_OBJ): $(OC)/kernels/cuda/machete_rows%.o: kernels/cuda/machete_inst.cu kernels/cuda/machete.def
-	$(call nvcc_compile,$(join -DMACHETE_INST_ROWS= -DMACHETE_INST_WIDE= -DMACHETE_INST_SCALED= -DMACHETE_INST_BLOCKS= -DMACHETE_INST_SM=,$(wordlist 2,6,$(subst :, ,$(filter $*:%,$(MACHETE_ROWS))))) -DMACHETE_TRIES=$(MACHETE_TRIES))
+	$(call nvcc_compile,$(join -DMACHETE_INST_ROWS= -DMACHETE_INST_WIDE= -DMACHETE_INST_SCALED= -DMACHETE_INST_BLOCKS= -DMACHETE_INST_SM=,$(wordlist 2,6,$(subst :, ,$(filter $*:%,$(MACHETE_ROWS))))) -DMACHETE_GUARD=$(MACHETE_GUARD))
 $(OC)/%.o: %.cu
 	$(call nvcc_compile)
-$(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
+$(GPU_TESTS): $(CUDA_OUT)/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
-$(GPU_BENCHES): build/cuda/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
+$(GPU_BENCHES): $(CUDA_OUT)/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
--include $(MARLIN_OBJ:.o=.d) $(MACHETE_OBJ:.o=.d) $(GPU_TESTS:build/cuda/%=$(OC)/tests/gpu/%.d) $(GPU_BENCHES:build/cuda/%=$(OC)/tests/bench/%.d)
+-include $(MARLIN_OBJ:.o=.d) $(MACHETE_OBJ:.o=.d) $(GPU_TESTS:$(CUDA_OUT)/%=$(OC)/tests/gpu/%.d) $(GPU_BENCHES:$(CUDA_OUT)/%=$(OC)/tests/bench/%.d)
 gpu-programs: $(GPU_TESTS) $(GPU_BENCHES) ## build check_marlin, check_machete and bench_class for a GPU (nvcc)
 
 deps: ## install the Debian packages that the build and the tests need

@@ -2,6 +2,7 @@
  * checkpoint has them. Included once by the class' program; main is here. TAP; no device: skipped. --small: a few small shapes, for compute-sanitizer. --quick: without the large
  * shapes. */
 #include <float.h>
+#include <signal.h>
 
 enum { GUARD = 4096, X_ROWS = 1024, SUM_TILE = 16 };
 
@@ -144,6 +145,7 @@ static unsigned long long counted(void)
     CUDA(cudaGetLastError());
     CUDA(cudaMemcpy(&n, counter, sizeof n, cudaMemcpyDeviceToHost));
     CUDA(cudaMemset(counter, 0, sizeof n));
+    alarm(0);
     return n;
 }
 
@@ -259,10 +261,11 @@ struct output {
     size_t bytes;
 };
 
-static struct output output_new(const struct problem *p, int64_t M, bool y_f32)
+/* aligned: rows that four outputs can be stored to at once. */
+static struct output output_as(const struct problem *p, int64_t M, bool y_f32, bool aligned)
 {
     struct output o;
-    o.ldy = p->N + 5;
+    o.ldy = aligned ? (p->N + 3) / 4 * 4 : p->N + 5;
     o.bytes = (size_t)(M * o.ldy) * (y_f32 ? 4 : 2);
     o.all = (uint8_t *)device_alloc(o.bytes + 2 * GUARD);
     o.y = o.all + GUARD;
@@ -270,12 +273,18 @@ static struct output output_new(const struct problem *p, int64_t M, bool y_f32)
     return o;
 }
 
+static struct output output_new(const struct problem *p, int64_t M, bool y_f32)
+{
+    return output_as(p, M, y_f32, false);
+}
+
 static bool guards_hold(const struct output *o, const struct problem *p, int64_t M, bool y_f32)
 {
     size_t each = y_f32 ? 4 : 2;
     count_other_kernel<<<4, 256>>>(o->all, GUARD, 0, 0xff, counter);
     count_other_kernel<<<4, 256>>>(o->all + GUARD + o->bytes, GUARD, 0, 0xff, counter);
-    count_other_kernel<<<dim3(1, (unsigned)M), 32>>>((uint8_t *)o->y + (size_t)p->N * each, (size_t)(o->ldy - p->N) * each, (size_t)o->ldy * each, 0xff, counter);
+    if (o->ldy > p->N)
+        count_other_kernel<<<dim3(1, (unsigned)M), 32>>>((uint8_t *)o->y + (size_t)p->N * each, (size_t)(o->ldy - p->N) * each, (size_t)o->ldy * each, 0xff, counter);
     return counted() == 0;
 }
 
@@ -292,10 +301,39 @@ static struct class_call call_of(const struct problem *p, int64_t M, const struc
     return c;
 }
 
+static unsigned patience = 20; /* seconds that a launch may take */
+
+static const char *act_name(enum marlin_act act)
+{
+    return act == MARLIN_BF16 ? "bf16" : "f16";
+}
+
+static void hangs(int signal)
+{
+    static const char what[] = "\nBail out! it does not end: ";
+    (void)signal;
+    if (write(1, what, sizeof what - 1) < 0 || write(1, gpu_where, strlen(gpu_where)) < 0 || write(1, "\n", 1) < 0)
+        _exit(4);
+    _exit(3);
+}
+
+/* finish, or whatever waits for the launch, takes the alarm back. */
 static void launch(const struct problem *p, const struct config *c, const struct class_call *call, cudaStream_t stream)
 {
+    char text[128];
     struct err e;
+    class_text(c, text, sizeof text);
+    snprintf(gpu_where, sizeof gpu_where, "N=%lld K=%lld %d bits group %d %s%s%s, M=%lld, Y %s of rows of %lld%s%s%s%s, %s", (long long)p->N, (long long)p->K, p->bits, p->group,
+             act_name(p->act), p->scattered ? " act-order" : "", p->one_zero ? "" : " zeros", (long long)call->M, call->y_f32 ? "f32" : "16 bits", (long long)call->ldy,
+             call->bias ? ", bias" : "", call->accumulate ? ", added to" : "", call->halves ? ", halves" : "", call->pdl ? ", pdl" : "", text);
+    alarm(patience);
     OURS(class_launch(&p->packed, c, call, stream, &e), e);
+}
+
+static void finish(void)
+{
+    CUDA(cudaDeviceSynchronize());
+    alarm(0);
 }
 
 /* Larger, or NaN. */
@@ -311,6 +349,8 @@ static double weight_rounding(enum marlin_act act, int rows)
     return rows <= 32 ? 0 : act == MARLIN_BF16 ? 0x1.01p-7 : 0x1p-11;
 }
 
+static int64_t first_bad; /* row of the last comparison whose error is no number, or is the worst */
+
 /* The worst row's errors; infinity when something is wrong with the bytes around. */
 static struct errors worst(const struct problem *p, const struct output *o, int64_t M, int rows, bool y_f32, bool bias, float start)
 {
@@ -321,7 +361,10 @@ static struct errors worst(const struct problem *p, const struct output *o, int6
     CUDA(cudaGetLastError());
     CUDA(cudaMemcpy(errors, error, (size_t)M * sizeof *error, cudaMemcpyDeviceToHost));
     CUDA(cudaFree(error));
+    first_bad = 0;
     for (int64_t m = 0; m < M; m++) {
+        if (!(errors[m].excess <= most.excess) && most.excess == most.excess)
+            first_bad = m;
         keep_worst(&most.raw, errors[m].raw);
         keep_worst(&most.excess, errors[m].excess);
     }
@@ -349,25 +392,31 @@ static bool within(const struct problem *p, struct errors e, int rows, bool y_f3
     return e.excess <= sum_bound(p->act) && (e.raw <= raw_bound(p->act, rows, y_f32) || (p->N < FEW_COLUMNS && e.raw <= (double)FLT_MAX));
 }
 
-static struct errors run(const struct problem *p, int64_t M, const struct config *c, bool y_f32)
+/* The first of what is wrong, by name. */
+static void complain(struct errors e)
 {
-    struct output o = output_new(p, M, y_f32);
+    static int said;
+    if (said++ < 10)
+        printf("# wrong: %s: row %lld is off by %.2e, %.2e beyond roundings\n", gpu_where, (long long)first_bad, e.raw, e.excess);
+}
+
+static struct errors run(const struct problem *p, int64_t M, const struct config *c, bool y_f32, bool aligned)
+{
+    struct output o = output_as(p, M, y_f32, aligned);
     struct class_call call = call_of(p, M, &o, y_f32);
+    call.bias = aligned ? p->bias : NULL;
     launch(p, c, &call, NULL);
-    CUDA(cudaDeviceSynchronize());
-    struct errors error = worst(p, &o, M, class_rows(c), y_f32, false, 0.0f);
+    finish();
+    struct errors error = worst(p, &o, M, class_rows(c), y_f32, aligned, 0.0f);
+    if (!within(p, error, class_rows(c), y_f32))
+        complain(error);
     CUDA(cudaFree(o.all));
     return error;
 }
 
-static const char *act_name(enum marlin_act act)
-{
-    return act == MARLIN_BF16 ? "bf16" : "f16";
-}
-
 /* ---- the checks ---- */
 
-/* Every M, as chosen, Y in f32 and in the activations' type. */
+/* Every M, as chosen, Y in f32 and in the activations' type, with rows of odd length and (and a bias) of such as can be written four at a time. */
 static void check_rows(const struct problem *p, const int *Ms, int count, const char *what)
 {
     double most = 0, most_exact = 0, most_excess = 0;
@@ -377,8 +426,9 @@ static void check_rows(const struct problem *p, const int *Ms, int count, const 
             if (Ms[i] > p->max_rows || (mode == MARLIN_FIXED && Ms[i] != 1 && Ms[i] != 33 && Ms[i] != 1024))
                 continue;
             const struct config c = class_choose(&p->packed, Ms[i], (enum marlin_mode)mode);
-            for (int f32 = 0; f32 < 2; f32++) {
-                struct errors error = run(p, Ms[i], &c, f32);
+            for (int v = 0; v < (mode == MARLIN_FAST ? 4 : 2); v++) {
+                const bool f32 = v & 1;
+                struct errors error = run(p, Ms[i], &c, f32, v & 2);
                 if (!within(p, error, class_rows(&c), f32) && bad < 0)
                     bad = Ms[i];
                 keep_worst(f32 && class_rows(&c) <= 32 ? &most_exact : &most, error.raw);
@@ -427,10 +477,10 @@ static void check_kinds(bool small)
     } kinds[] = {{640, 1024, 4, -1, false, true, false},  {640, 1024, 4, 32, false, true, false}, {640, 1024, 4, 64, false, false, false}, {640, 1024, 8, 32, false, false, false},
                  {640, 1024, 4, 128, true, true, false},  {640, 1024, 8, 64, true, false, false}, {1003, 1001, 4, 128, false, true, false}, {77, 530, 8, -1, false, true, false},
                  {640, 1024, 4, 128, false, true, true},  {300, 960, 4, 96, false, false, true},  {192, 1000, 3, 40, false, false, false},  {65, 71, 2, 32, true, false, false},
-                 {3, 5, 4, 128, false, true, false}};
+                 {3, 5, 4, 128, false, true, false},      {256, 14336, 4, -1, false, true, false}, {256, 28672, 8, -1, false, true, false}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         for (int act = 0; act < 2; act++) {
-            if (small && (i % 3 != 1 || act == (int)(i & 1)))
+            if (small && (kinds[i].K > 4096 || i % 3 != 1 || act == (int)(i & 1)))
                 continue;
             struct problem p = {};
             p.N = kinds[i].N;
@@ -471,7 +521,7 @@ static void check_epilogue(const struct problem *p)
             call.accumulate = true;
             const struct config c = class_choose(&p->packed, M, MARLIN_FAST);
             launch(p, &c, &call, NULL);
-            CUDA(cudaDeviceSynchronize());
+            finish();
             struct errors error = worst(p, &o, M, class_rows(&c), f32, true, 2.0f);
             good = good && within(p, error, class_rows(&c), f32);
             keep_worst(&most, error.raw);
@@ -480,26 +530,35 @@ static void check_epilogue(const struct problem *p)
     tap(good, "bias and adding to Y, %s: worst row %.2e", act_name(p->act), most);
 }
 
-/* Every config that fits the device, plain and as a dependent launch. */
-static void check_configs(const struct problem *p, bool small)
+/* Every config that fits the device, plain; then three launches in a row, each of which may overlap the one before. crowd: with many tiles a block. */
+static void check_configs(const struct problem *p, bool small, bool crowd)
 {
     static struct class_case list[CASES_MAX];
+    if (crowd && !class_crowd(true))
+        return;
     const int n = class_configs(&p->packed, small, list);
     int bad = 0;
     double most = 0;
     for (int i = 0; i < 2 * n; i++) {
-        const struct class_case *c = &list[i / 2];
+        const struct class_case *c = &list[i % n];
         struct output o = output_new(p, c->M, true);
         struct class_call call = call_of(p, c->M, &o, true);
-        call.pdl = i % 2;
-        launch(p, &c->config, &call, NULL);
-        CUDA(cudaDeviceSynchronize());
+        call.pdl = i >= n;
+        for (int t = 0; t < (call.pdl ? 3 : 1); t++)
+            launch(p, &c->config, &call, NULL);
+        finish();
         struct errors error = worst(p, &o, c->M, class_rows(&c->config), true, false, 0.0f);
-        bad += !within(p, error, class_rows(&c->config), true);
+        if (!within(p, error, class_rows(&c->config), true)) {
+            complain(error);
+            bad++;
+        }
         keep_worst(&most, error.raw);
         CUDA(cudaFree(o.all));
     }
-    tap(bad == 0 && n > 0, "%d configs, N=%lld K=%lld %d bits %s: %d wrong, worst row %.2e", n, (long long)p->N, (long long)p->K, p->bits, act_name(p->act), bad, most);
+    if (crowd)
+        class_crowd(false);
+    tap(bad == 0 && n > 0, "%d configs%s, N=%lld K=%lld %d bits %s: %d wrong, worst row %.2e", n, crowd ? ", many tiles a block" : "", (long long)p->N, (long long)p->K, p->bits,
+        act_name(p->act), bad, most);
 }
 
 /* The same launch again and again, on three streams at a time, each with a workspace of its own. */
@@ -510,7 +569,7 @@ static void check_repeats(const struct problem *p, int times)
     unsigned long long bad = 0;
     for (int s = 0; s < 3; s++)
         CUDA(cudaStreamCreateWithFlags(&streams[s], cudaStreamNonBlocking));
-    CUDA(cudaDeviceSynchronize());
+    finish();
     for (size_t i = 0; i < sizeof Ms / sizeof *Ms; i++) {
         const struct config c = class_choose(&p->packed, Ms[i], MARLIN_FAST);
         struct output first = output_new(p, Ms[i], true), again[3];
@@ -518,7 +577,7 @@ static void check_repeats(const struct problem *p, int times)
         launch(p, &c, &call, NULL);
         for (int s = 0; s < 3; s++)
             again[s] = output_new(p, Ms[i], true);
-        CUDA(cudaDeviceSynchronize());
+        finish();
         for (int t = 0; t < times; t += 3) {
             for (int s = 0; s < 3; s++) {
                 CUDA(cudaMemsetAsync(again[s].y, 0xff, again[s].bytes, streams[s]));
@@ -526,7 +585,7 @@ static void check_repeats(const struct problem *p, int times)
                 other.space = 1 + s;
                 launch(p, &c, &other, streams[s]);
             }
-            CUDA(cudaDeviceSynchronize());
+            finish();
             for (int s = 0; s < 3; s++)
                 bad += different(first.y, again[s].y, first.bytes);
         }
@@ -583,6 +642,7 @@ static void check_halves(const struct problem *p)
     call = call_of(p, M, &joined, true);
     call.halves = true;
     launch(p, &c, &call, NULL);
+    finish();
     CUDA(cudaMemcpy(a, plain.y, (size_t)((M - 1) * plain.ldy + p->N) * 4, cudaMemcpyDeviceToHost));
     CUDA(cudaMemcpy(b, joined.y, (size_t)((M / 2 - 1) * joined.ldy + p->N) * 4, cudaMemcpyDeviceToHost));
     for (int64_t m = 0; m < M / 2; m++)
@@ -609,7 +669,7 @@ static void check_chain(const struct problem *p, int M)
             buffer[pdl][i] = (uint16_t *)device_alloc((size_t)(M * ld) * 2);
             CUDA(cudaMemset(buffer[pdl][i], 0, (size_t)(M * ld) * 2));
         }
-        CUDA(cudaDeviceSynchronize());
+        finish();
         for (int step = 0; step < 24; step++) {
             struct output o = {NULL, buffer[pdl][step & 1], ld, 0};
             struct class_call call = call_of(p, M, &o, false);
@@ -620,7 +680,7 @@ static void check_chain(const struct problem *p, int M)
             call.pdl = pdl;
             launch(p, &c, &call, NULL);
         }
-        CUDA(cudaDeviceSynchronize());
+        finish();
     }
     unsigned long long bad = different(buffer[0][1], buffer[1][1], (size_t)(M * ld) * 2);
     count_other_kernel<<<16, 256>>>((uint8_t *)buffer[0][1], (size_t)(M * ld) * 2, 0, 0, counter);
@@ -662,21 +722,25 @@ int main(int argc, char **argv)
     struct cudaDeviceProp prop;
     CUDA(cudaGetDeviceProperties(&prop, 0));
     printf("# %s, %d SMs, compute capability %d.%d\n", prop.name, prop.multiProcessorCount, prop.major, prop.minor);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    signal(SIGALRM, hangs);
+    patience = small ? 600 : 20; /* small: a sanitizer runs it */
     class_open(&prop, small);
     double start = now_s();
     counter = (unsigned long long *)device_alloc(sizeof *counter);
     CUDA(cudaMemset(counter, 0, sizeof *counter));
 
-    check_kinds(small);
     for (int act = 0; act < 2; act++) {
         struct problem p = simple(small ? 192 : 1024, small ? 1024 : 4096, act ? 8 : 4, (enum marlin_act)act, 257, 0.02f);
-        check_configs(&p, small);
+        check_configs(&p, small, false);
+        check_configs(&p, small, true);
         check_fixed(&p);
         check_halves(&p);
         check_epilogue(&p);
         check_refusals(&p);
         problem_free(&p);
     }
+    check_kinds(small);
     {
         struct problem p = simple(small ? 256 : 4096, small ? 256 : 4096, 4, MARLIN_F16, 100, small ? 0.024f : 0.006f); /* a chain neither grows nor fades */
         check_repeats(&p, small ? 3 : 102);

@@ -11,18 +11,29 @@ struct config {
     struct machete_config c;
 };
 
-enum { CLASS_HALVES = 0 };
+enum { CLASS_HALVES = 1 };
 
 static struct machete_device dev;
+static struct machete_report *report;
+
+/* Of a build with MACHETE_GUARD: who waited in vain. Barriers are those of machete_args.h, from the end of the sums on. */
+static void say_report(void)
+{
+    if (report->said)
+        printf("# block %d, thread %d waits for parity %d of the barrier at %d of shared memory, which is %016llx\n", report->block, report->thread, report->parity,
+               report->barrier, (unsigned long long)report->word);
+}
 
 static void class_open(const struct cudaDeviceProp *prop, bool small)
 {
     struct err e;
     (void)small;
     if (prop->major != 9 || prop->minor != 0) {
-        printf("1..0 # SKIP kernel machete runs on compute capability 9.0 only\n");
-        exit(0);
+        skip_program("kernel machete runs on compute capability 9.0 only");
     }
+    CUDA(cudaHostAlloc(&report, sizeof *report, cudaHostAllocMapped));
+    memset(report, 0, sizeof *report);
+    gpu_also = say_report;
     OURS(machete_device_open(&dev, &e), e);
     for (int b = 0; b < 2; b++) {
         printf("# clusters at a time, %d block%s an SM:", b + 1, b ? "s" : "");
@@ -75,6 +86,25 @@ static int class_rows(const struct config *c)
     return c->c.rows;
 }
 
+static void class_text(const struct config *c, char *text, size_t size)
+{
+    snprintf(text, size, "%d rows by %d columns, %d stages, %d blocks an SM, split %d, share %d", c->c.rows, 128 * c->c.wide, c->c.stages, c->c.blocks, c->c.split, c->c.share);
+}
+
+/* Two clusters of each size at most: with 8 stripes and more a block has several tiles, and its ring goes on through them. */
+static bool class_crowd(bool on)
+{
+    static struct machete_device whole;
+    if (on)
+        whole = dev;
+    else
+        dev = whole;
+    for (int b = 0; on && b < 2; b++)
+        for (int n = 1; n <= MACHETE_CLUSTER_MAX; n++)
+            dev.clusters[b][n] = dev.clusters[b][n] < 2 ? dev.clusters[b][n] : 2;
+    return true;
+}
+
 static struct config class_smaller(const struct config *c)
 {
     struct config s = *c;
@@ -98,6 +128,8 @@ static struct machete_call call_for(const struct packed *k, const struct class_c
     c.bias = call->bias;
     c.accumulate = call->accumulate;
     c.pdl = call->pdl;
+    c.halves = call->halves;
+    c.report = report;
     return c;
 }
 
@@ -112,14 +144,21 @@ static bool class_refusals(const struct packed *k, const struct class_call *call
     struct err e;
     struct machete_call good = call_for(k, call), bad = good;
     struct config c = class_choose(k, call->M, MARLIN_FAST);
-    *what = "crooked X, short rows of Y, more stages than fit";
+    *what = "crooked X and scales, short rows of Y, more stages than fit, halves of an odd M";
     bad.x = call->x + 1;
     const int crooked = machete_launch(&dev, &bad, &c.c, NULL, &e);
     bad = good;
     bad.ldy = k->shape.N - 1;
     const int narrow = machete_launch(&dev, &bad, &c.c, NULL, &e);
+    bad = good;
+    bad.weight.scales++;
+    const int scales = machete_launch(&dev, &bad, &c.c, NULL, &e);
+    bad = good;
+    bad.halves = true;
+    bad.M = 3;
+    const int odd = machete_launch(&dev, &bad, &c.c, NULL, &e);
     c.c.stages = 33;
-    return crooked == -ERR_SHAPE && narrow == -ERR_SHAPE && machete_launch(&dev, &good, &c.c, NULL, &e) == -ERR_UNSUPPORTED;
+    return scales == -ERR_SHAPE && odd == -ERR_UNSUPPORTED && crooked == -ERR_SHAPE && narrow == -ERR_SHAPE && machete_launch(&dev, &good, &c.c, NULL, &e) == -ERR_UNSUPPORTED;
 }
 
 #include "tests/gpu/check_class.cuh"
@@ -132,11 +171,15 @@ static int class_configs(const struct packed *k, bool small, struct class_case *
 #undef MACHETE
     };
     int n = 0;
-    for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++)
-        for (int cluster = 0; cluster <= MACHETE_CLUSTER_MAX; cluster++)
-            for (int depth = 0; depth < (small ? 1 : 3); depth++) { /* as many blocks and stages as fit, two, five */
-                struct class_case c = {{{tiles[t][0], tiles[t][1], depth == 1 ? 2 : 5, depth == 0 ? tiles[t][2] : 1, cluster ? cluster : 1, cluster ? 1 : 2}}, tiles[t][0] - (int)t % 3 + (depth == 2 ? 9 : 0)};
-                if (depth == 0)
+    for (int cluster = 1; cluster <= MACHETE_CLUSTER_MAX + 1; cluster++) /* parts of K; then X shared */
+        for (int depth = 0; depth < 4; depth++)                        /* two stages, three, five, as many blocks and stages as fit */
+            for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++) {
+                const bool share = cluster > MACHETE_CLUSTER_MAX;
+                if (small && depth % 3)
+                    continue;
+                struct class_case c = {{{tiles[t][0], tiles[t][1], depth == 2 ? 5 : 2 + depth, depth == 3 ? tiles[t][2] : 1, share ? 1 : cluster, share ? 2 : 1}},
+                                       tiles[t][0] - (int)t % 3 + (depth == 2 ? 9 : 0)};
+                if (depth == 3)
                     c.config.c.stages = machete_fit_stages(&dev, &k->shape, &c.config.c, MACHETE_STAGES_MAX);
                 if (!machete_config_check(&dev, &k->shape, c.M, &c.config.c, NULL) && c.M <= 257)
                     list[n++] = c;

@@ -72,6 +72,17 @@ static int class_rows(const struct config *c)
     return c->c.rows;
 }
 
+static void class_text(const struct config *c, char *text, size_t size)
+{
+    snprintf(text, size, "%d rows by %d columns, %d stages, %d blocks an SM%s", c->c.rows, 64 << c->c.wn_log2, c->c.stages, c->c.blocks, c->c.fixed ? ", fixed" : "");
+}
+
+static bool class_crowd(bool on)
+{
+    (void)on;
+    return false; /* its blocks go through all of their part of the tiles on any device */
+}
+
 static struct config class_smaller(const struct config *c)
 {
     struct config s = *c;
