@@ -1,4 +1,5 @@
-/* Host side of the kernel: properties of the device, the tensor map of X, arguments, launches. */
+/* Host side of the kernel: properties of the device, the tensor map of X, arguments, launches. MACHETE_FIXED_ONLY: with the tile of fixed mode alone, and bf16 only, for the
+ * plug-in. */
 #include <cuda.h>
 #include <cuda_runtime.h>
 
@@ -40,7 +41,7 @@ static int raise_shared(int bytes, struct err *e)
     for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
         for (int variant = 0; variant < 12; variant++) {
             const void *kernel = kernel_of(tiles[i][0], tiles[i][1], variant & 1 ? 8 : 4, variant >> 1 & 1, 2 << (variant >> 2));
-            cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+            cudaError_t rc = kernel ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) : cudaSuccess;
             if (rc != cudaSuccess)
                 return failed(rc, "cudaFuncSetAttribute", e);
         }
@@ -73,8 +74,8 @@ static void count_clusters(struct machete_device *d)
             cudaLaunchConfig_t lc = {};
             cudaLaunchAttribute attr[2] = {};
             fill_launch(&lc, attr, d->sms * blocks / n * n, n, (size_t)(blocks == 1 ? d->block_shared : d->sm_shared / 2 - 1024));
-            cudaError_t rc = cudaOccupancyMaxActiveClusters(&clusters[n], kernel_of(8, 1, 4, 0, 8), &lc);
-            if (rc != cudaSuccess) { /* a size the device does not take is one that no config has */
+            const void *kernel = blocks == 1 ? kernel_of(32, 1, 4, 1, 8) : kernel_of(8, 1, 4, 1, 8); /* 8 rows: two blocks an SM */
+            if (!kernel || cudaOccupancyMaxActiveClusters(&clusters[n], kernel, &lc) != cudaSuccess) { /* a size the device does not take is one that no config has */
                 clusters[n] = 0;
                 cudaGetLastError();
             }
@@ -119,6 +120,9 @@ static int check_call(const struct machete_device *d, const struct machete_call 
         return err_set(e, ERR_SHAPE, "kernel machete: Y at %p is not aligned to its elements", call->y);
     if (call->halves && (call->M % 2 || c->rows > 32))
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows", (long long)call->M, c->rows);
+    if (!kernel_of(c->rows, c->wide, s->bits, call->act == MARLIN_BF16, machete_run(s->unit_shift)))
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: this build has no tile of %d rows by %d columns for %s", c->rows, 128 * c->wide,
+                       call->act == MARLIN_BF16 ? "bf16" : "f16");
     if (!call->weight.zeros != !s->zero_table)
         return err_set(e, ERR_SHAPE, "kernel machete: zeros are %s", s->zero_table ? "missing" : "given, but the matrix has one zero");
     return 0;

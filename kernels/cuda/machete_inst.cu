@@ -8,10 +8,12 @@
 
 enum { STEP = 4 * MACHETE_INST_BLOCKS };
 #define KERNEL(bits, bf16, run) (const void *)machete_kernel<bits, bf16, MACHETE_INST_ROWS, MACHETE_INST_WIDE, MACHETE_INST_SCALED, run, MACHETE_INST_BLOCKS, MACHETE_INST_SM>
-#define KERNELS(run)                                                               \
-    {                                                                              \
-        {KERNEL(4, 0, run), KERNEL(4, 1, run)}, {KERNEL(8, 0, run), KERNEL(8, 1, run)} \
-    }
+/* [8 bits][bf16] */
+#ifdef MACHETE_FIXED_ONLY
+#define KERNELS(run) {{NULL, KERNEL(4, 1, run)}, {NULL, KERNEL(8, 1, run)}}
+#else
+#define KERNELS(run) {{KERNEL(4, 0, run), KERNEL(4, 1, run)}, {KERNEL(8, 0, run), KERNEL(8, 1, run)}}
+#endif
 
 /* run: slices of a unit of scales, or of a step where those are fewer. Where weights are scaled one by one, it does not matter. */
 extern "C" const void *NAME(int bits, int bf16, int run);
