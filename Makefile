@@ -46,7 +46,7 @@ LIBS = $(PKG_LIBS) -lm -ldl -pthread -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/..
 
 SRC_LIB := $(wildcard pipeline/*.c pipeline/base/*.c cache/*.c stages/*.c stages/*/*.c kernels/*.c)
 SRC_CMD := $(wildcard cmd/*.c)
-SRC_LIB += kernels/cuda/marlin_pack.c kernels/cuda/marlin_choose.c
+SRC_LIB += $(addprefix kernels/cuda/,pack_units.c marlin_pack.c marlin_choose.c machete_pack.c machete_choose.c)
 SRC_CPU := $(wildcard kernels/cpu/*.c)
 ISAS := scalar avx2 avx512
 # A sanitizer's checks in unrolled loops take -O3 minutes and 700 MB a file: those builds are -O1, and kernels/cpu/simd.h unrolls nothing in them.
@@ -65,19 +65,24 @@ PLUGIN := $(if $(HAVE_CUDA),$(B)/libgptqpipe_cuda.so)
 CUDA_HOME := $(abspath $(dir $(realpath $(NVCC)))/..)
 CUDA_ARCH ?= 80 86 89 90 100 120
 GENCODE := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
-NVCC_FLAGS := -std=c++17 -O3 -fmad=false -DMARLIN_EXACT_ONLY -I. $(GENCODE) -Xptxas -v -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
+NVCC_FLAGS := -std=c++17 -O3 -fmad=false -DMARLIN_EXACT_ONLY -DMACHETE_FIXED_ONLY -I. $(GENCODE) -Xptxas -v -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
 # marlin_inst.cu is compiled once for each line of marlin.def (NAME:ROWS:WN:SCALED:BLOCKS here); the plug-in has those of exact weights.
 MARLIN_ROWS := $(shell sed -n 's/^MARLIN(\([0-9]*\), \([0-3]\), \([01]\), \([12]\))$$/\1_\2:\1:\2:\3:\4/p' kernels/cuda/marlin.def)
 marlin_inst = $(join -DMARLIN_INST_ROWS= -DMARLIN_INST_WN= -DMARLIN_INST_SCALED= -DMARLIN_INST_BLOCKS=,$(wordlist 2,5,$(subst :, ,$(filter $(1):%,$(MARLIN_ROWS)))))
 PLUGIN_HOST := $(wildcard kernels/cuda/*.c) kernels/select.c kernels/tensor.c pipeline/base/err.c
-PLUGIN_CU := $(filter-out %/marlin_inst.cu %/marlin_gather.cu,$(wildcard kernels/cuda/*.cu))
+PLUGIN_CU := $(filter-out %/marlin_inst.cu %/marlin_gather.cu %/machete_inst.cu,$(wildcard kernels/cuda/*.cu))
 PLUGIN_ROWS := $(foreach r,$(filter %:0:1 %:0:2,$(MARLIN_ROWS)),kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).cu.o)
-OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(PLUGIN_CU:%.cu=$(O)/%.cu.o) $(PLUGIN_ROWS:%=$(O)/%)
+# machete_inst.cu alike (NAME:ROWS:WIDE:SCALED:BLOCKS:SM), for sm_90a and nothing else; the plug-in has the tile of fixed mode.
+MACHETE_ROWS := $(shell sed -n 's/^MACHETE(\([0-9]*\), \([12]\), \([01]\), \([12]\), \([12]\))$$/\1_\2:\1:\2:\3:\4:\5/p' kernels/cuda/machete.def)
+machete_inst = $(join -DMACHETE_INST_ROWS= -DMACHETE_INST_WIDE= -DMACHETE_INST_SCALED= -DMACHETE_INST_BLOCKS= -DMACHETE_INST_SM=,$(wordlist 2,6,$(subst :, ,$(filter $(1):%,$(MACHETE_ROWS)))))
+PLUGIN_MACHETE := $(O)/kernels/cuda/machete_rows32_1.cu.o
+OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(PLUGIN_CU:%.cu=$(O)/%.cu.o) $(PLUGIN_ROWS:%=$(O)/%) $(PLUGIN_MACHETE)
 
 # The same sources for a device that is this processor (tests/emu), beside a second name of the program.
 EMU := $(B)/emu/libgptqpipe_cuda.so
 EMU_FLAGS := -O2 -g -DMARLIN_EXACT_ONLY -ffp-contract=off -fno-strict-aliasing -fPIC -fvisibility=hidden -Itests/emu/include -I. -Wall -Wextra -Wno-unknown-pragmas -Wno-format-truncation -Werror
-OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(PLUGIN_CU:%.cu=$(O)/emu/%.cu.o) $(PLUGIN_ROWS:%=$(O)/emu/%) $(O)/emu/tests/emu/emu.o
+OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(patsubst %.cu,$(O)/emu/%.cu.o,$(filter-out %/machete.cu,$(PLUGIN_CU))) $(PLUGIN_ROWS:%=$(O)/emu/%) $(O)/emu/tests/emu/emu.o \
+           $(O)/emu/tests/emu/no_machete.o
 GPU_CHECKS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/gpu/check_*.c tests/gpu/bench_*.c))
 
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c tests/kernels/check_*.c))
@@ -140,6 +145,9 @@ $(O)/%.cu.o: %.cu $(O)/nvcc-flags
 	$(call plugin_nvcc)
 $(PLUGIN_ROWS:%=$(O)/%): $(O)/kernels/cuda/marlin_rows%.cu.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def $(O)/nvcc-flags
 	$(call plugin_nvcc,$(call marlin_inst,$*))
+$(PLUGIN_MACHETE): private NVCC_FLAGS := $(filter-out $(GENCODE),$(NVCC_FLAGS)) -gencode arch=compute_90a,code=sm_90a
+$(PLUGIN_MACHETE): $(O)/kernels/cuda/machete_rows%.cu.o: kernels/cuda/machete_inst.cu kernels/cuda/machete.def $(O)/nvcc-flags
+	$(call plugin_nvcc,$(call machete_inst,$*))
 $(PLUGIN): $(OBJ_PLUGIN)
 	@echo "  LD    $@"
 	$(Q)$(NVCC) -shared -cudart static -o $@ $^ -Xlinker --exclude-libs,ALL -ldl -lpthread
@@ -179,25 +187,33 @@ $(B)/tests/gpu/%: $(O)/tests/gpu/%.o $(LIB)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $< $(LIB) -Wl,--as-needed $(LIBS)
 
-# The Marlin kernel thread by thread on the CPU.
+# The Marlin and Machete kernels thread by thread on the CPU.
 CXX ?= c++
-$(O)/tests/kernels/marlin_emu.o: tests/kernels/marlin_emu.cc $(STAMP)
+KERNEL_EMU := $(O)/tests/kernels/marlin_emu.o $(O)/tests/kernels/machete_emu.o
+$(KERNEL_EMU): $(O)/tests/kernels/%.o: tests/kernels/%.cc $(STAMP)
 	@mkdir -p $(@D)
 	@echo "  CXX   $@"
 	$(Q)$(CXX) -std=c++17 -I. -g -O2 -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -Werror -MMD -MP -c -o $@ $<
--include $(O)/tests/kernels/marlin_emu.d
-$(B)/tests/kernels/check_marlin_emu: $(O)/tests/kernels/marlin_emu.o
-$(B)/tests/kernels/check_marlin_emu: LIBS += $(O)/tests/kernels/marlin_emu.o -lstdc++ -lm
+-include $(KERNEL_EMU:.o=.d)
+$(B)/tests/kernels/check_marlin_emu $(B)/tests/kernels/check_machete_emu: $(B)/tests/kernels/check_%: $(O)/tests/kernels/check_%.o $(O)/tests/kernels/%.o $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $(filter %.o,$^) $(LIB) -lcmocka $(LIBS) -lstdc++
 
-# The Marlin kernel by itself, all tiles and types: programs that test and time it on a device, each with all it needs linked in.
+# The Marlin and Machete kernels by themselves, all tiles and types: programs that test and time them on a device, each with all it needs linked in. MACHETE_GUARD=1: in
+# build/cuda-guard, and waits of Machete's kernels that last two seconds end with an error that says where.
 CUDA_ARCHS ?= 80 90
 NVFLAGS = -std=c++17 -O3 -fmad=false -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
-OC := build/obj/cuda
+MACHETE_GUARD ?= 0
+CUDA_OUT := build/cuda$(if $(filter 1,$(MACHETE_GUARD)),-guard)
+OC := build/obj/cuda$(if $(filter 1,$(MACHETE_GUARD)),-guard)
 MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).o)
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(OC)/kernels/cuda/marlin_gather.o $(MARLIN_ROW_OBJ)
-MARLIN_HOST_OBJ := $(addprefix $(O)/,kernels/cuda/marlin_pack.o kernels/cuda/marlin_choose.o kernels/tensor.o pipeline/base/err.o)
-GPU_TESTS := $(patsubst tests/gpu/%.cu,build/cuda/%,$(wildcard tests/gpu/check_*.cu))
-GPU_BENCHES := $(patsubst tests/bench/%.cu,build/cuda/%,$(wildcard tests/bench/bench_*.cu))
+MACHETE_ROW_OBJ := $(foreach r,$(MACHETE_ROWS),$(OC)/kernels/cuda/machete_rows$(firstword $(subst :, ,$(r))).o)
+MACHETE_OBJ := $(OC)/kernels/cuda/machete.o $(MACHETE_ROW_OBJ)
+CLASS_HOST_OBJ := $(addprefix $(O)/,$(addprefix kernels/cuda/,pack_units.o marlin_pack.o marlin_choose.o machete_pack.o machete_choose.o) kernels/tensor.o pipeline/base/err.o)
+GPU_TESTS := $(patsubst tests/gpu/%.cu,$(CUDA_OUT)/%,$(wildcard tests/gpu/check_*.cu))
+GPU_BENCHES := $(patsubst tests/bench/%.cu,$(CUDA_OUT)/%,$(wildcard tests/bench/bench_*.cu))
 .PHONY: gpu-programs
 define nvcc_compile
 	@mkdir -p $(@D)
@@ -206,18 +222,21 @@ define nvcc_compile
 endef
 $(MARLIN_ROW_OBJ): $(OC)/kernels/cuda/marlin_rows%.o: kernels/cuda/marlin_inst.cu kernels/cuda/marlin.def
 	$(call nvcc_compile,$(call marlin_inst,$*))
+$(MACHETE_ROW_OBJ): override CUDA_ARCHS := 90a
+$(MACHETE_ROW_OBJ): $(OC)/kernels/cuda/machete_rows%.o: kernels/cuda/machete_inst.cu kernels/cuda/machete.def
+	$(call nvcc_compile,$(call machete_inst,$*) -DMACHETE_GUARD=$(MACHETE_GUARD))
 $(OC)/%.o: %.cu
 	$(call nvcc_compile)
-$(GPU_TESTS): build/cuda/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
+$(GPU_TESTS): $(CUDA_OUT)/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
-$(GPU_BENCHES): build/cuda/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(MARLIN_HOST_OBJ)
+$(GPU_BENCHES): $(CUDA_OUT)/%: $(OC)/tests/bench/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
--include $(MARLIN_OBJ:.o=.d) $(GPU_TESTS:build/cuda/%=$(OC)/tests/gpu/%.d) $(GPU_BENCHES:build/cuda/%=$(OC)/tests/bench/%.d)
-gpu-programs: $(GPU_TESTS) $(GPU_BENCHES) ## build check_marlin and bench_marlin for a GPU (nvcc)
+-include $(MARLIN_OBJ:.o=.d) $(MACHETE_OBJ:.o=.d) $(GPU_TESTS:$(CUDA_OUT)/%=$(OC)/tests/gpu/%.d) $(GPU_BENCHES:$(CUDA_OUT)/%=$(OC)/tests/bench/%.d)
+gpu-programs: $(GPU_TESTS) $(GPU_BENCHES) ## build check_marlin, check_machete and bench_class for a GPU (nvcc)
 
 deps: ## install the Debian packages that the build and the tests need
 	$(Q)missing=; for p in $(DEBS); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \

@@ -26,7 +26,7 @@ struct plugin_device {
 
 struct plugin_options {
     int device;
-    const char *kernel; /* for quantized matrices: "auto", or a class that must serve every one of them ("simple", "marlin"); borrowed during open */
+    const char *kernel; /* for quantized matrices: "auto", or a class that must serve every one of them ("simple", "marlin", "machete"); borrowed during open */
 };
 
 struct plugin {

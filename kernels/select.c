@@ -14,6 +14,17 @@ static const char *marlin_rule(const struct select_matrix *m)
     return NULL;
 }
 
+static const char *machete_rule(const struct select_matrix *m)
+{
+    if (m->no_machete)
+        return m->no_machete;
+    if (m->bits != 4 && m->bits != 8)
+        return "machete takes 4 and 8 bits";
+    if (marlin_rule(m))
+        return "machete takes groups of 32, 64, 128, ... inputs, or one group";
+    return NULL;
+}
+
 static const char *simple_rule(const struct select_matrix *m)
 {
     (void)m;
@@ -23,7 +34,7 @@ static const char *simple_rule(const struct select_matrix *m)
 static const struct kernel_class {
     const char *name;
     const char *(*rule)(const struct select_matrix *m);
-} marlin = {"marlin", marlin_rule}, simple = {"simple", simple_rule}, *const classes[] = {&marlin, &simple};
+} marlin = {"marlin", marlin_rule}, machete = {"machete", machete_rule}, simple = {"simple", simple_rule}, *const classes[] = {&machete, &marlin, &simple};
 
 static const struct row {
     int bits;

@@ -21,7 +21,7 @@ struct device_want { /* NULL is auto everywhere */
     const char *isa;
     const char *device;   /* auto, cpu, cuda, cuda:N. auto: the GPU if there is one that can be used, else the CPU */
     const char *numerics; /* auto, or the class that must come of it */
-    const char *kernel;   /* auto, cpu, or the class of CUDA kernels that must serve every quantized matrix: simple, marlin */
+    const char *kernel;   /* auto, cpu, or the class of CUDA kernels that must serve every quantized matrix: simple, marlin, machete */
 };
 /* Words that contradict each other are -ERR_USAGE; what is asked for and is not there is -ERR_UNSUPPORTED, with the reason. */
 int device_open_any(const struct device_want *w, struct pool *pool, struct backend **out, struct err *e);

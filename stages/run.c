@@ -15,8 +15,6 @@ static int run_check(struct stage_ctx *s, struct err *e)
     double temperature = param_real(s, "temperature"), top_p = param_real(s, "top_p");
     if (!json_array_size(param_json(s, "prompts")))
         return param_error(s, "prompts", ERR_MANIFEST, e, "prompts is empty");
-    if (!strcmp(param_str(s, "kernel"), "machete"))
-        return param_error(s, "kernel", ERR_MANIFEST, e, "kernel 'machete' is not in this version: take auto");
     if (!(temperature >= 0 && temperature <= 100))
         return param_error(s, "temperature", ERR_MANIFEST, e, "temperature is %g, outside 0..100", temperature);
     if (!(top_p > 0 && top_p <= 1))

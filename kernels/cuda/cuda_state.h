@@ -1,11 +1,11 @@
 /* What the files of the CUDA plug-in share: the state of a backend, weights, key/value caches, and the launchers. Host code is C and calls the CUDA runtime;
  * kernels and the functions that launch them are in .cu files. A launcher queues on the stream and returns cudaGetLastError(), or what refused the launch.
  *
- * Arithmetic. Every product accumulates in f32 in one fixed order that depends on N and K only (marlin: on the device too). dense and simple: K is cut into SPLIT_K
+ * Arithmetic. Every product accumulates in f32 in one fixed order that depends on N and K only (marlin, machete: on the device too). dense and simple: K is cut into SPLIT_K
  * interleaved parts (unit u belongs to part u mod SPLIT_K), each part is one chain of matrix instructions (quantized: of integers code - zero, whose sum over a stretch of
- * one group is then scaled), parts are added in order. marlin: see marlin.h, MARLIN_FIXED. X is split in two halves, x = hi + lo, each a column (marlin: a row) of its own;
- * W is exact. So a row's result does not depend on the other rows, on how many there are, or on the tile that serves them, and differs from f32 arithmetic by about 2^-17
- * of the terms (bf16 halves; 2^-22 for F16 weights with f16 halves). */
+ * one group is then scaled), parts are added in order. marlin, machete: see marlin.h and machete.h, MARLIN_FIXED. X is split in two halves, x = hi + lo, each a column
+ * (marlin, machete: a row) of its own; W is exact. So a row's result does not depend on the other rows, on how many there are, or on the tile that serves them, and differs
+ * from f32 arithmetic by about 2^-17 of the terms (bf16 halves; 2^-22 for F16 weights with f16 halves). */
 #ifndef KERNELS_CUDA_STATE_H
 #define KERNELS_CUDA_STATE_H
 
@@ -17,10 +17,11 @@ extern "C" {
 
 #include "kernels/backend.h"
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/machete.h"
 #include "kernels/cuda/marlin.h"
 #include "kernels/plugin.h"
 
-enum { PLUGIN_REVISION = 2 };
+enum { PLUGIN_REVISION = 3 };
 
 /* Rows of counters, in the order of reports. */
 enum cuda_row {
@@ -30,12 +31,12 @@ enum cuda_row {
     CUDA_ROWS
 };
 
-enum cuda_fmt { CUDA_F32, CUDA_F16, CUDA_BF16, CUDA_W4, CUDA_W8, CUDA_MARLIN };
+enum cuda_fmt { CUDA_F32, CUDA_F16, CUDA_BF16, CUDA_W4, CUDA_W8, CUDA_MARLIN, CUDA_MACHETE };
 
 /* A linear layer on the device.
  *   F32, F16, BF16   data [N][pitch] elements, zero beyond K
  *   W4, W8           data and meta as in layout.h
- *   MARLIN           data: codes, meta: scales, zeros (NULL: all alike) as in marlin_layout.h */
+ *   MARLIN, MACHETE  data: codes, meta: scales, zeros (NULL: all alike) as in marlin_layout.h, machete_layout.h */
 struct weight {
     int64_t N, K;
     enum cuda_fmt fmt;
@@ -43,6 +44,7 @@ struct weight {
     uint32_t *meta;
     uint16_t *zeros;
     struct marlin_shape shape;
+    struct machete_shape machete;
     int64_t pitch;       /* inputs as stored: a multiple of CHUNK_K (dense) or UNIT_K (quantized) */
     int32_t *chunk_group; /* [pitch / CHUNK_K] */
     int32_t *perm;       /* [pitch], NULL when inputs keep their places */
@@ -86,6 +88,8 @@ struct cuda_state {
     struct scratch marlin_space;
     struct kv_pool pool;
     struct marlin_device marlin;
+    struct machete_device machete;
+    char no_machete[160];    /* why the device or the build has no kernel machete; "": it has */
     struct {                 /* what `split` holds, so that q, k and v split their common input once; x NULL: nothing */
         const float *x;
         int64_t ldx, M, K, pitch;
@@ -108,6 +112,15 @@ int cuda_take_copy(struct cuda_state *s, const void *from, size_t bytes, const c
 int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct weight **out, struct err *e);
 /* Codes go to the device a byte each and are packed there, into `bytes` of w->data. to [K]: place of an input after reordering, NULL: its own. */
 int cuda_upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const int32_t *to, size_t bytes, struct err *e);
+/* What the host makes of a packed matrix, and its sizes. `tables` fills what is not NULL. */
+struct packed_form {
+    int64_t Kx;
+    bool zero_table, permuted;
+    size_t code_bytes, scale_bytes, zero_bytes;
+    int (*tables)(const struct weight *w, const struct qmatrix *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
+};
+int cuda_packed_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const struct packed_form *f, struct err *e);
+int cuda_machete_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e);
 int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e);
 int cuda_weight_quantized(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e);
 void cuda_weight_free(struct backend *b, struct weight *w);
@@ -141,6 +154,7 @@ cudaError_t launch_linear_bf16(cudaStream_t s, const struct linear_args *a, int 
 cudaError_t launch_linear_f16(cudaStream_t s, const struct linear_args *a, int processors);
 cudaError_t launch_linear_w4(cudaStream_t s, const struct linear_args *a, int processors);
 cudaError_t launch_linear_w8(cudaStream_t s, const struct linear_args *a, int processors);
+int cuda_machete_linear(struct cuda_state *s, const struct linear_args *a, struct err *e);
 int cuda_marlin_linear(struct cuda_state *s, const struct linear_args *a, struct err *e);
 /* codes u8 [N,K] -> w->data; to [K]: place of an input after reordering (NULL: its own) */
 cudaError_t launch_pack(cudaStream_t s, const struct weight *w, const uint8_t *codes, const int32_t *to);

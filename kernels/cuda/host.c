@@ -393,6 +393,11 @@ static int open_backend(const struct plugin_options *o, const struct parallel *p
     int rc = device_info(o->device, &s->info, e);
     if (!rc)
         rc = marlin_device_open(&s->marlin, e);
+    struct err none;
+    if (!rc && machete_device_open(&s->machete, &none)) {
+        snprintf(s->no_machete, sizeof s->no_machete, "%s", none.text);
+        cudaGetLastError(); /* it is said where machete is asked for */
+    }
     if (!rc)
         rc = cuda_check(s, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a stream", e);
     if (!rc)

@@ -45,7 +45,8 @@ static cudaError_t launch(struct cuda_state *s, const struct linear_args *a, enu
     case CUDA_W8:
         *row = CUDA_linear_simple_w8;
         return launch_linear_w8(s->stream, a, s->info.processors);
-    case CUDA_MARLIN: /* cuda_marlin_linear */
+    case CUDA_MARLIN: /* cuda_marlin_linear, cuda_machete_linear */
+    case CUDA_MACHETE:
         break;
     }
     BUG("weight of format %d", (int)a->w->fmt);
@@ -67,6 +68,9 @@ int cuda_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_
     if (w->fmt == CUDA_MARLIN) {
         row = w->shape.bits == 8 ? CUDA_linear_marlin_w8 : CUDA_linear_marlin_w4;
         rc = cuda_marlin_linear(s, &a, e);
+    } else if (w->fmt == CUDA_MACHETE) {
+        row = w->machete.bits == 8 ? CUDA_linear_machete_w8 : CUDA_linear_machete_w4;
+        rc = cuda_machete_linear(s, &a, e);
     } else {
         rc = cuda_check(s, launch(s, &a, &row), w->kernel, e);
     }

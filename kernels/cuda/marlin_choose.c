@@ -11,7 +11,7 @@ static int64_t ceil_div(int64_t a, int64_t b)
 }
 
 /* The table. Origin: the times of an earlier form of the kernel on an H200 (tests/bench/results/2026-11-28-h200-marlin.txt) and what they let one predict; not measured
- * since. `bench_marlin --tune` lists the best configs of each shape on a card.
+ * since. `bench_class --tune` lists the best configs of each shape on a card.
  * The first row whose bits and tile rows match and of whose tiles there are enough, in half waves of one tile an SM: wide tiles read X less often and have fewer warps to
  * add up, narrow ones need fewer blocks along K for the whole device to have work. */
 struct rule {

@@ -7,7 +7,8 @@
  *              f16,  8 bits: q * 2^-24                                                                            2 shift, 4 and
  *              bf16, 4 bits: 128 + q (0x4300 | q: seven bits of mantissa hold one code)                            3 shift, 4 and-or
  *              bf16, 8 bits: q - 128, from (128 + q % 128) - (128 or 256): exact in eight bits of significand       2 shift, 8 and-or, 4 fma
- *   scaled   (q - zero) * scale, rounded once, for tiles whose sums leave no registers for a second set:
+ *   scaled   (q - zero) * scale, rounded once, for tiles whose sums leave no registers for a second set; or `centered`, q - zero, exact, for wgmma, where a thread has two
+ *            outputs only and their zeros cost nothing:
  *              f16: 1024 + q (0x6400 | q) or 1024 + 16 q; subtract 1024 + zero, or times 1/16 and subtract 64 + zero: exact; times the scale
  *              bf16: raw minus the zero (and 128), exact; times the scale
  * Constants of the 0x6400 and 0x4300 forms: Kim et al., "Who Says Elephants Can't Run" (arXiv:2211.10017), as Marlin uses them. Tensor cores take f16 subnormals
@@ -210,17 +211,20 @@ MARLIN_FN uint32_t marlin_scaled_zero(int bits, int bf16, float zero, int half)
     return marlin_pair_of(0, bits == 4 && half ? -64.0f - zero : 1024.0f + zero);
 }
 
-/* Pairs of one half, taken with `scaled`, to scaled ones; zero from marlin_scaled_zero, scale as a pair. */
+/* Pairs of one half, taken with `scaled`, to code - zero, exact; zero from marlin_scaled_zero. */
+MARLIN_FN uint32_t marlin_centered(int bits, int bf16, uint32_t pair, int half, uint32_t zero)
+{
+    if (bf16)
+        return marlin_pair_sub(1, pair, zero);
+    if (bits == 4 && half)
+        return marlin_pair_fma(0, pair, 0x2c002c00u, zero);
+    return marlin_pair_sub(0, pair, zero);
+}
+
+/* The same times a scale, as a pair; rounded once. */
 MARLIN_FN uint32_t marlin_scaled(int bits, int bf16, uint32_t pair, int half, uint32_t zero, uint32_t scale)
 {
-    uint32_t d;
-    if (bf16)
-        d = marlin_pair_sub(1, pair, zero);
-    else if (bits == 4 && half)
-        d = marlin_pair_fma(0, pair, 0x2c002c00u, zero);
-    else
-        d = marlin_pair_sub(0, pair, zero);
-    return marlin_pair_mul(bf16, d, scale);
+    return marlin_pair_mul(bf16, marlin_centered(bits, bf16, pair, half, zero), scale);
 }
 
 #endif

@@ -68,8 +68,9 @@ cudaError_t launch_split(cudaStream_t s, uint16_t *xs, const float *x, int64_t l
 }
 
 /* One thread an output word would have to gather; one a code, with an atomic OR, is simple and exact (integers: any order). blocks: units of a tile (simple), or chunks of
- * K (marlin). */
-template <int MARLIN, int BITS>
+ * K (marlin, machete). */
+enum packed_order { SIMPLE_ORDER, MARLIN_ORDER, MACHETE_ORDER };
+template <int ORDER, int BITS>
 static __global__ void __launch_bounds__(PACK_THREADS) pack(uint32_t *data, const uint8_t *codes, const int32_t *to, int64_t N, int64_t K, int64_t blocks)
 {
     int64_t i = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x;
@@ -77,7 +78,10 @@ static __global__ void __launch_bounds__(PACK_THREADS) pack(uint32_t *data, cons
         return;
     const int64_t n = i / K, k = to ? to[i % K] : i % K;
     struct code_place p;
-    if constexpr (MARLIN != 0) {
+    if constexpr (ORDER == MACHETE_ORDER) {
+        p.word = (int64_t)machete_code_word(BITS, k, n, blocks);
+        p.shift = machete_code_shift(BITS, k, n);
+    } else if constexpr (ORDER == MARLIN_ORDER) {
         p.word = (int64_t)marlin_code_word(BITS, k, n, blocks);
         p.shift = marlin_code_shift(BITS, k, n);
     } else {
@@ -89,16 +93,20 @@ static __global__ void __launch_bounds__(PACK_THREADS) pack(uint32_t *data, cons
 cudaError_t launch_pack(cudaStream_t s, const struct weight *w, const uint8_t *codes, const int32_t *to)
 {
     const unsigned blocks = (unsigned)((w->N * w->K + PACK_THREADS - 1) / PACK_THREADS);
-    const int64_t units = w->pitch / UNIT_K, chunks = w->shape.k_chunks;
+    const int64_t units = w->pitch / UNIT_K, chunks = w->fmt == CUDA_MACHETE ? w->machete.k_blocks : w->shape.k_chunks;
     uint32_t *data = (uint32_t *)w->data;
     if (w->fmt == CUDA_MARLIN && w->shape.bits == 8)
-        LAUNCH((pack<1, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
+        LAUNCH((pack<MARLIN_ORDER, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
     else if (w->fmt == CUDA_MARLIN)
-        LAUNCH((pack<1, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
+        LAUNCH((pack<MARLIN_ORDER, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
+    else if (w->fmt == CUDA_MACHETE && w->machete.bits == 8)
+        LAUNCH((pack<MACHETE_ORDER, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
+    else if (w->fmt == CUDA_MACHETE)
+        LAUNCH((pack<MACHETE_ORDER, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
     else if (w->fmt == CUDA_W8)
-        LAUNCH((pack<0, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, units);
+        LAUNCH((pack<SIMPLE_ORDER, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, units);
     else
-        LAUNCH((pack<0, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, units);
+        LAUNCH((pack<SIMPLE_ORDER, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, units);
     return cudaGetLastError();
 }
 

@@ -209,17 +209,18 @@ int cuda_weight_quantized(struct backend *b, const struct qmatrix *q, struct wei
     int rc = check(q, e);
     if (rc)
         return rc;
-    const struct select_matrix m = {.N = q->N, .K = q->K, .bits = q->bits, .group_size = q->group_size, .order = !sequential(q)};
+    const struct select_matrix m = {.N = q->N, .K = q->K, .bits = q->bits, .group_size = q->group_size, .order = !sequential(q),
+                                    .no_machete = *s->no_machete ? s->no_machete : NULL};
     const char *kernel = select_kernel(&m, s->pinned, &why);
     if (!kernel)
         return err_set(e, ERR_UNSUPPORTED, "kernel '%s' cannot serve %lld x %lld in %d bits, group %d: %s", s->pinned, (long long)q->N, (long long)q->K, q->bits,
                        q->group_size, why);
-    bool marlin = !strcmp(kernel, "marlin");
-    struct weight *w = weight_new(q->N, q->K, marlin ? CUDA_MARLIN : q->bits == 8 ? CUDA_W8 : CUDA_W4, kernel, e);
+    bool marlin = !strcmp(kernel, "marlin"), machete = !strcmp(kernel, "machete");
+    struct weight *w = weight_new(q->N, q->K, marlin ? CUDA_MARLIN : machete ? CUDA_MACHETE : q->bits == 8 ? CUDA_W8 : CUDA_W4, kernel, e);
     if (!w)
         return -ERR_NOMEM;
     w->why = why;
-    rc = marlin ? cuda_marlin_weight(s, w, q, e) : simple_weight(s, w, q, e);
+    rc = marlin ? cuda_marlin_weight(s, w, q, e) : machete ? cuda_machete_weight(s, w, q, e) : simple_weight(s, w, q, e);
     if (rc)
         cuda_weight_free(b, w);
     else

@@ -1,6 +1,6 @@
 /* `kernel: marlin` in the plug-in: a quantized matrix in Marlin's order, and its product, which takes each activation as two bf16 halves in two rows and adds their results
  * up (marlin.h "halves"). Always MARLIN_FIXED. The host makes the tables (scales, zeros, order), the device packs the codes as they come: the host's marlin_pack would take
- * several times as long as reading the file. */
+ * several times as long as reading the file. weight_machete.c has it from here. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda_state.h"
@@ -19,18 +19,17 @@ static void tables_release(struct tables *t)
     free(t->to);
 }
 
-static int tables_make(struct tables *t, const struct weight *w, const struct qmatrix *q, struct err *e)
+static int tables_make(struct tables *t, const struct weight *w, const struct qmatrix *q, const struct packed_form *f, struct err *e)
 {
-    const struct marlin_shape *s = &w->shape;
-    t->scales = malloc(s->scale_bytes);
-    t->zeros = s->zero_table ? malloc(s->zero_bytes) : NULL;
-    t->perm = s->permuted ? malloc((size_t)w->pitch * sizeof *t->perm) : NULL;
-    t->to = s->permuted ? malloc((size_t)q->K * sizeof *t->to) : NULL;
-    if (!t->scales || (s->zero_table && !t->zeros) || (s->permuted && (!t->perm || !t->to)))
-        return err_set(e, ERR_NOMEM, "no memory for %zu bytes of scales", s->scale_bytes);
-    int rc = marlin_pack(q, s, NULL, t->scales, t->zeros, t->perm, e);
-    for (int64_t i = 0; !rc && s->permuted && i < w->pitch; i++) {
-        if (i >= s->Kx)
+    t->scales = malloc(f->scale_bytes);
+    t->zeros = f->zero_table ? malloc(f->zero_bytes) : NULL;
+    t->perm = f->permuted ? malloc((size_t)w->pitch * sizeof *t->perm) : NULL;
+    t->to = f->permuted ? malloc((size_t)q->K * sizeof *t->to) : NULL;
+    if (!t->scales || (f->zero_table && !t->zeros) || (f->permuted && (!t->perm || !t->to)))
+        return err_set(e, ERR_NOMEM, "no memory for %zu bytes of scales", f->scale_bytes);
+    int rc = f->tables(w, q, t->scales, t->zeros, t->perm, e);
+    for (int64_t i = 0; !rc && f->permuted && i < w->pitch; i++) {
+        if (i >= f->Kx)
             t->perm[i] = -1;
         else if (t->perm[i] >= 0)
             t->to[t->perm[i]] = (int32_t)i;
@@ -38,24 +37,35 @@ static int tables_make(struct tables *t, const struct weight *w, const struct qm
     return rc;
 }
 
-int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
+int cuda_packed_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const struct packed_form *f, struct err *e)
 {
     struct tables t = {0};
-    int rc = marlin_plan(q, &w->shape, e);
-    if (!rc) {
-        w->pitch = pad_to(w->shape.Kx, UNIT_K);
-        rc = tables_make(&t, w, q, e);
-    }
+    w->pitch = pad_to(f->Kx, UNIT_K);
+    int rc = tables_make(&t, w, q, f, e);
     if (!rc)
-        rc = cuda_upload_codes(s, w, q, t.to, w->shape.code_bytes, e);
+        rc = cuda_upload_codes(s, w, q, t.to, f->code_bytes, e);
     if (!rc)
-        rc = cuda_take_copy(s, t.scales, w->shape.scale_bytes, "scales", (void **)&w->meta, e);
+        rc = cuda_take_copy(s, t.scales, f->scale_bytes, "scales", (void **)&w->meta, e);
     if (!rc && t.zeros)
-        rc = cuda_take_copy(s, t.zeros, w->shape.zero_bytes, "zeros", (void **)&w->zeros, e);
+        rc = cuda_take_copy(s, t.zeros, f->zero_bytes, "zeros", (void **)&w->zeros, e);
     if (!rc && t.perm)
         rc = cuda_take_copy(s, t.perm, (size_t)w->pitch * sizeof *t.perm, "the order of inputs", (void **)&w->perm, e);
     tables_release(&t);
     return rc;
+}
+
+static int marlin_tables(const struct weight *w, const struct qmatrix *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
+{
+    return marlin_pack(q, &w->shape, NULL, scales, zeros, perm, e);
+}
+
+int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
+{
+    int rc = marlin_plan(q, &w->shape, e);
+    if (rc)
+        return rc;
+    const struct marlin_shape *m = &w->shape;
+    return cuda_packed_weight(s, w, q, &(struct packed_form){m->Kx, m->zero_table, m->permuted, m->code_bytes, m->scale_bytes, m->zero_bytes, marlin_tables}, e);
 }
 
 /* Partial sums, behind counters that are 0 between launches. */

@@ -1,11 +1,13 @@
 """Instructions of each kernel in a cubin, without a disassembler: python3 sass.py CUBIN NAME=LEAST... prints one line a kernel and fails when a count is under LEAST
-(or over, for NAME<MOST). An instruction is 16 bytes, the low 12 bits of its first word the opcode (sm_80 to sm_120: kernels of one source with and without each
-instruction were compared). Names: HMMA LDSM LDGSTS LDL STL."""
+(over, for NAME<MOST; another, for NAME==COUNT). An instruction is 16 bytes, the low 12 bits of its first word the opcode (sm_80 to sm_120: kernels of one source with and without each
+instruction were compared). Names: HMMA LDSM LDGSTS LDL STL;
+of sm_90a HGMMA (wgmma), UTMALDG (tensor copy), UBLKCP (bulk copy), USETMAXREG, MEMBAR (fence)."""
 import re
 import struct
 import sys
 
-OPCODES = {"HMMA": {0x23C}, "LDSM": {0x83B}, "LDGSTS": {0xFAE}, "LDL": {0x983}, "STL": {0x387}}
+OPCODES = {"HMMA": {0x23C}, "LDSM": {0x83B}, "LDGSTS": {0xFAE}, "LDL": {0x983}, "STL": {0x387}, "HGMMA": {0xDF0}, "UTMALDG": {0x5B4},
+           "UBLKCP": {0x3BA}, "USETMAXREG": {0x9C8}, "MEMBAR": {0x992}}
 
 
 def sections(elf):
@@ -38,8 +40,8 @@ def main(cubin, *rules):
         found = counts(code)
         wrong = []
         for rule in rules:
-            what, relation, limit = re.fullmatch(r"(\w+)([=<])(\d+)", rule).groups()
-            if found[what] < int(limit) if relation == "=" else found[what] > int(limit):
+            what, relation, limit = re.fullmatch(r"(\w+)(==|=|<)(\d+)", rule).groups()
+            if {"=": found[what] < int(limit), "<": found[what] > int(limit), "==": found[what] != int(limit)}[relation]:
                 wrong.append(rule)
         bad += bool(wrong)
         print(name[6:], " ".join(f"{k}={v}" for k, v in found.items()), "WRONG: " + " ".join(wrong) if wrong else "")

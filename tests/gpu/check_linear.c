@@ -1,5 +1,5 @@
 /* Products on the device: every format in every class of kernels against f64, rows that do not depend on their company, repeats, what is refused.
- *   check_linear PLUGIN [small | full | repeat] [CLASS]     full: shapes of large layers too; repeat: 100 repeats of one product of each format; CLASS: simple or marlin alone */
+ *   check_linear PLUGIN [small | full | repeat] [CLASS]     full: shapes of large layers too; repeat: 100 repeats of one product of each format; CLASS: simple, marlin or machete alone */
 #include "tests/gpu/tap.h"
 
 enum kind { F32, F16, BF16, W2, W3, W4, W8, KINDS };
@@ -10,7 +10,7 @@ static const struct under_test {
     const char *name;
     enum kind kinds[KINDS];
     int count;
-} classes[] = {{"simple", {F32, F16, BF16, W2, W3, W4, W8}, 7}, {"marlin", {W4, W8}, 2}};
+} classes[] = {{"simple", {F32, F16, BF16, W2, W3, W4, W8}, 7}, {"marlin", {W4, W8}, 2}, {"machete", {W4, W8}, 2}};
 
 struct shape {
     int64_t N, K;
@@ -154,11 +154,11 @@ static double worst(const struct matrix *m, const struct problem *p, const float
     return most;
 }
 
-/* Groups of 96 are for simple alone: marlin gets 128 there. */
+/* Groups of 96 are for simple alone: marlin and machete get 128 there. */
 static void against_exact(struct rig *r, const struct under_test *u, bool small)
 {
-    const bool marlin = !strcmp(u->name, "marlin");
-    const struct shape shapes[] = {{16, 64, 32, false},   {64, 128, 128, false}, {33, 172, 32, false},  {128, 384, 128, false}, {48, 300, marlin ? 128 : 96, false},
+    const bool packed = strcmp(u->name, "simple") != 0;
+    const struct shape shapes[] = {{16, 64, 32, false},   {64, 128, 128, false}, {33, 172, 32, false},  {128, 384, 128, false}, {48, 300, packed ? 128 : 96, false},
                                    {130, 256, -1, false}, {72, 320, 64, true},   {600, 160, 32, true}, {1, 1, -1, false},      {40, 2304, 128, false}};
     static const int64_t rows[] = {1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 32, 33, 64, 65, 128, 257};
     uint64_t seed = 1;
@@ -365,10 +365,32 @@ static void chosen(struct rig *r)
     b->destroy(b);
 }
 
+/* A class that the device or the build does not have: it must say so, and that is all there is to test. */
+static bool absent(struct rig *r, const struct under_test *u)
+{
+    static const struct shape s = {64, 128, 128, false};
+    uint64_t seed = 8;
+    struct matrix m = matrix_new(W4, &s, &seed);
+    struct weight *w;
+    int rc = r->gpu->ops->weight_quantized(r->gpu, &m.q, &w, &err);
+    if (!rc)
+        r->gpu->ops->weight_free(r->gpu, w);
+    else
+        tap_ok(rc == -ERR_UNSUPPORTED && !strncmp(err.text, "kernel 'machete' cannot serve 64 x 128 in 4 bits, group 128: ", 61) &&
+                   (strstr(err.text, ": kernel machete needs compute capability 9.0, the device has ") || strstr(err.text, ": the emulated device does not run kernel machete")),
+               "%s is not there: %s", u->name, err.text);
+    matrix_free(&m);
+    return rc != 0;
+}
+
 static void test_class(const char *plugin, const struct under_test *u, const char *mode)
 {
     struct rig r = rig_open(plugin, u->name);
     bool small = !strcmp(mode, "small"), first = u == classes;
+    if (absent(&r, u)) {
+        rig_close(&r);
+        return;
+    }
     if (!strcmp(mode, "repeat")) {
         repeats(&r, u, 100, 1024, 2048);
     } else {
@@ -390,7 +412,7 @@ static void test_class(const char *plugin, const struct under_test *u, const cha
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: check_linear PLUGIN [small|full|repeat [simple|marlin]]\n");
+        fprintf(stderr, "usage: check_linear PLUGIN [small|full|repeat [simple|marlin|machete]]\n");
         return 64;
     }
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)

@@ -1,4 +1,4 @@
-"""compare.py OURS PEERS: bench_marlin --json beside peer_kernels.py bench, case by case: our time over the original Marlin's. Fails where issue 5's bounds are not met: the
+"""compare.py OURS PEERS: bench_class --class marlin --json beside peer_kernels.py bench, case by case: our time over the original Marlin's. Fails where issue 5's bounds are not met: the
 geometric mean over M = 1..256 above 1, or any of those cases above 1.1. Dependent launches, which the original has not, are shown but not judged."""
 import json
 import math

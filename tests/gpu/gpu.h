@@ -10,16 +10,29 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define GPU_FN static __attribute__((unused))
+
+/* What runs on the device, for who has to say that it failed or does not end. */
+static char gpu_where[256];
+
+/* More to say of a failure, or nothing. */
+static void (*gpu_also)(void);
+
+GPU_FN void bail_out(const char *file, int line, const char *what, const char *why)
+{
+    printf("Bail out! %s:%d: %s: %s%s%s\n", file, line, what, why, gpu_where[0] ? ", at " : "", gpu_where);
+    if (gpu_also)
+        gpu_also();
+    exit(1);
+}
 
 #define CUDA(call)                                                                                                                                     \
     do {                                                                                                                                               \
         cudaError_t rc_ = (call);                                                                                                                      \
-        if (rc_ != cudaSuccess) {                                                                                                                      \
-            printf("Bail out! %s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(rc_));                                                   \
-            exit(1);                                                                                                                                   \
-        }                                                                                                                                              \
+        if (rc_ != cudaSuccess)                                                                                                                        \
+            bail_out(__FILE__, __LINE__, #call, cudaGetErrorString(rc_));                                                                              \
     } while (0)
 
 /* A call of ours that returned rc and filled e. */
@@ -58,15 +71,23 @@ GPU_FN int tap_end(void)
     return tap_failed != 0;
 }
 
-/* Without a device: says so and ends, with status 0. */
+/* A kernel class or a device that is not there: says so and ends, with status 0; with 1 where GPTQPIPE_NEED_GPU is set, for who knows that it is. */
+GPU_FN void skip_program(const char *why)
+{
+    const char *need = getenv("GPTQPIPE_NEED_GPU");
+    printf("1..0 # SKIP %s\n", why);
+    exit(need && *need ? 1 : 0);
+}
+
 GPU_FN void need_device(void)
 {
     int n = 0;
     cudaError_t rc = cudaGetDeviceCount(&n);
     if (rc == cudaSuccess && n > 0)
         return;
-    printf("1..0 # SKIP no CUDA device (%s)\n", rc == cudaSuccess ? "none found" : cudaGetErrorString(rc));
-    exit(0);
+    char why[128];
+    snprintf(why, sizeof why, "no CUDA device (%s)", rc == cudaSuccess ? "none found" : cudaGetErrorString(rc));
+    skip_program(why);
 }
 
 GPU_FN double now_s(void)

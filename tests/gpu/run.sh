@@ -3,8 +3,8 @@
 #   run.sh [OPTION...] BUILD     of a build folder
 #   run.sh [OPTION...]           of an unpacked tarball, from its top folder
 #     --sanitize   compute-sanitizer over small cases instead of the tests
-#     --bench      speed of ops and of the Marlin kernel instead of the tests
-#     --tune       rows for kernels/select.def and configs for marlin_choose.c instead of the tests
+#     --bench      speed of ops and of the Marlin and Machete kernels instead of the tests
+#     --tune       rows for kernels/select.def and configs for marlin_choose.c and machete_choose.c instead of the tests
 #     --all        the tests, then these three; a failure does not stop the rest
 #     --peers DIR  with --bench: beside the original Marlin that `peer_kernels.py build DIR` made (PYTHON: one that has its torch)
 #     --out DIR    where files of figures go (default .)
@@ -50,6 +50,7 @@ if [ $test = 1 ]; then
     part '100 repeats' "$checks/check_linear" "$plugin" repeat
     if [ -x "$kernel/check_marlin" ]; then
         part 'the Marlin kernel' "$kernel/check_marlin"
+        part 'the Machete kernel' "$kernel/check_machete"
     else
         echo "== the Marlin kernel: SKIP: no $kernel/check_marlin (make gpu-programs)"
     fi
@@ -62,15 +63,17 @@ elif [ $sanitize = 1 ]; then
         part "$tool: ops" $tool "$checks/check_ops" "$plugin" small
         part "$tool: products" $tool "$checks/check_linear" "$plugin" small
         [ ! -x "$kernel/check_marlin" ] || part "$tool: the Marlin kernel" $tool "$kernel/check_marlin" --small
+        [ ! -x "$kernel/check_machete" ] || part "$tool: the Machete kernel" $tool "$kernel/check_machete" --small
     done
 fi
 if [ $bench = 1 ]; then
     part 'speed of ops' "$checks/bench_ops" "$plugin"
-    if [ -x "$kernel/bench_marlin" ]; then
-        part 'speed of the Marlin kernel' "$kernel/bench_marlin" --act bf16 --json "$out/marlin.jsonl"
-        part 'and where bits do not depend on M' "$kernel/bench_marlin" --act bf16 --fixed --bits 4 --json "$out/marlin-fixed.jsonl"
+    if [ -x "$kernel/bench_class" ]; then
+        part 'speed of the Marlin kernel' "$kernel/bench_class" --class marlin --act bf16 --json "$out/marlin.jsonl"
+        part 'and where bits do not depend on M' "$kernel/bench_class" --class marlin --act bf16 --fixed --bits 4 --json "$out/marlin-fixed.jsonl"
+        part 'speed of the Machete kernel' "$kernel/bench_class" --class machete --act bf16 --json "$out/machete.jsonl"
     else
-        echo "== speed of the Marlin kernel: SKIP: no $kernel/bench_marlin (make gpu-programs)"
+        echo "== speed of the Marlin and Machete kernels: SKIP: no $kernel/bench_class (make gpu-programs)"
     fi
     if [ -n "$peers" ]; then
         part 'speed of the original' sh -c '"$0" "$1" bench "$2" >"$3"' "${PYTHON:-python3}" "${GPTQPIPE_SHARED:-../shared}/tools/peer_kernels.py" "$peers" "$out/peers.jsonl"
@@ -79,7 +82,9 @@ if [ $bench = 1 ]; then
 fi
 if [ $tune = 1 ]; then
     part 'classes' "$checks/bench_ops" "$plugin" --tune
-    [ ! -x "$kernel/bench_marlin" ] || part 'configs' "$kernel/bench_marlin" --tune --shapes 4 --bits 4
+    for class in marlin machete; do
+        [ ! -x "$kernel/bench_class" ] || part "configs of $class" "$kernel/bench_class" --class $class --tune --shapes 4 --bits 4
+    done
 fi
 [ $failed = 0 ] && echo '== all passed' || echo '== FAILED'
 exit $failed

@@ -1,6 +1,5 @@
 /* The Marlin kernel itself, run on the CPU thread by thread (tests/kernels/marlin_emu.h), against the product of dequantized weights in f64. */
-#include "tests/kernels/util.h"
-
+#include "tests/kernels/emu_problem.h"
 #include "tests/kernels/marlin_emulate.h"
 
 struct emu_case {
@@ -14,78 +13,44 @@ struct emu_case {
     int deal;
 };
 
-static uint16_t to_act(enum marlin_act act, float x)
-{
-    return act == MARLIN_BF16 ? f32_to_bf16(x) : f32_to_f16(x);
-}
-
-static float from_act(enum marlin_act act, uint16_t h)
-{
-    return act == MARLIN_BF16 ? bf16_to_f32(h) : f16_to_f32(h);
-}
-
-struct emu_problem {
-    struct qmatrix q;
+struct problem {
+    struct emu_problem d;
     struct marlin_shape s;
     uint32_t *codes;
-    uint16_t *scales, *zeros, *x, *gathered;
+    uint16_t *scales, *zeros;
     int32_t *perm;
-    float *bias;
-    double *ref;     /* [M,N], what y holds before not added */
 };
 
-static struct emu_problem problem_new(const struct emu_case *c, uint64_t *seed)
+static struct problem problem_new(const struct emu_case *c, uint64_t *seed)
 {
-    struct emu_problem p = {.q = rnd_qmatrix(c->N, c->K, c->bits, c->group, c->scattered, seed)};
-    for (int64_t z = 0; c->one_zero && z < p.q.G * p.q.N; z++)
-        p.q.zeros[z] = (uint8_t)(1 << (c->bits - 1));
+    struct qmatrix q = rnd_qmatrix(c->N, c->K, c->bits, c->group, c->scattered, seed);
+    for (int64_t z = 0; c->one_zero && z < q.G * q.N; z++)
+        q.zeros[z] = (uint8_t)(1 << (c->bits - 1));
+    struct problem p = {.d = emu_problem_new(q, c->act, c->M, seed)};
     struct err e;
-    if (marlin_plan(&p.q, &p.s, &e))
+    if (marlin_plan(&q, &p.s, &e))
         fail_msg("%s", e.text);
     p.codes = aligned_alloc(64, p.s.code_bytes);
     p.scales = aligned_alloc(64, p.s.scale_bytes);
     p.zeros = p.s.zero_table ? aligned_alloc(64, p.s.zero_bytes) : NULL;
     p.perm = p.s.permuted ? malloc(p.s.perm_bytes) : NULL;
-    if (marlin_pack(&p.q, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
+    if (marlin_pack(&q, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
         fail_msg("%s", e.text);
-    int64_t ldx = (p.s.Kx + 7) / 8 * 8;
-    p.x = malloc((size_t)(c->M * c->K) * 2);
-    p.gathered = aligned_alloc(64, (size_t)(c->M * ldx + 63) / 32 * 64);
-    memset(p.gathered, 0xff, (size_t)(c->M * ldx) * 2); /* what lies past Kx must not matter */
-    for (int64_t i = 0; i < c->M * c->K; i++)
-        p.x[i] = to_act(c->act, rnd_f32(seed) + 0.25f);
-    for (int64_t m = 0; m < c->M; m++)
-        for (int64_t k = 0; k < p.s.Kx; k++)
-            p.gathered[m * ldx + k] = !p.perm ? p.x[m * c->K + k] : p.perm[k] < 0 ? 0 : p.x[m * c->K + p.perm[k]];
-    p.bias = malloc((size_t)c->N * sizeof(float));
-    for (int64_t n = 0; n < c->N; n++)
-        p.bias[n] = rnd_f32(seed);
-    p.ref = calloc((size_t)(c->M * c->N), sizeof(double));
-    for (int64_t m = 0; m < c->M; m++)
-        for (int64_t n = 0; n < c->N; n++)
-            for (int64_t k = 0; k < c->K; k++) {
-                int64_t at = p.q.g_idx[k] * c->N + n;
-                p.ref[m * c->N + n] += (double)from_act(c->act, p.x[m * c->K + k]) *
-                                       ((double)f16_to_f32(p.q.scales[at]) * ((double)p.q.codes[n * c->K + k] - (double)p.q.zeros[at]));
-            }
+    emu_problem_gather(&p.d, p.perm, p.s.Kx);
     return p;
 }
 
-static void problem_free(struct emu_problem *p)
+static void problem_free(struct problem *p)
 {
-    qmatrix_free(&p->q);
+    emu_problem_free(&p->d);
     free(p->codes);
     free(p->scales);
     free(p->zeros);
     free(p->perm);
-    free(p->x);
-    free(p->gathered);
-    free(p->bias);
-    free(p->ref);
 }
 
 /* Runs the launch; y [M, N + 3] in the output's type, guarded. */
-static void emulate(const struct emu_case *c, const struct emu_problem *p, void *y, uint64_t seed)
+static void emulate(const struct emu_case *c, const struct problem *p, void *y, uint64_t seed)
 {
     struct marlin_device d = {.sms = c->sms, .capability = 90, .block_shared = 227 * 1024, .sm_shared = 228 * 1024};
     struct marlin_config config = {.rows = c->rows, .wn_log2 = c->wn_log2, .stages = c->stages, .blocks = 1, .fixed = c->fixed, .deal = c->deal};
@@ -93,9 +58,8 @@ static void emulate(const struct emu_case *c, const struct emu_problem *p, void 
     const int64_t M = c->halves ? 2 * c->M : c->M;
     if (marlin_config_check(&d, &p->s, M, &config, &e))
         fail_msg("%s", e.text);
-    int64_t ldx = (p->s.Kx + 7) / 8 * 8;
-    struct marlin_call call = {.shape = &p->s, .weight = {p->codes, p->scales, p->zeros}, .act = c->act, .x = p->gathered, .ldx = ldx, .M = M, .y = y, .ldy = c->N + 3,
-                               .y_f32 = c->y_f32, .bias = c->bias_add ? p->bias : NULL, .accumulate = c->bias_add, .halves = c->halves};
+    struct marlin_call call = {.shape = &p->s, .weight = {p->codes, p->scales, p->zeros}, .act = c->act, .x = p->d.gathered, .ldx = p->d.ldx, .M = M, .y = y, .ldy = c->N + 3,
+                               .y_f32 = c->y_f32, .bias = c->bias_add ? p->d.bias : NULL, .accumulate = c->bias_add, .halves = c->halves};
     size_t bytes = marlin_workspace_bytes(&d, &p->s, M, &config);
     call.workspace = aligned_alloc(64, (bytes + 63) / 64 * 64);
     memset(call.workspace, 0xff, bytes);
@@ -107,7 +71,7 @@ static void emulate(const struct emu_case *c, const struct emu_problem *p, void 
     a.M = (int)M;
     a.grid = marlin_make_grid(&d, &p->s, M, &config);
     a.pdl = (int)(seed & 1);
-    struct emu_range ranges[] = {{p->codes, p->s.code_bytes}, {p->scales, p->s.scale_bytes}, {p->zeros, p->s.zero_bytes}, {p->gathered, (size_t)(M * ldx) * 2}};
+    struct emu_range ranges[] = {{p->codes, p->s.code_bytes}, {p->scales, p->s.scale_bytes}, {p->zeros, p->s.zero_bytes}, {p->d.gathered, (size_t)(M * p->d.ldx) * 2}};
     struct emu_launch l = {.args = &a, .bits = p->s.bits, .bf16 = c->act == MARLIN_BF16, .rows = c->rows, .wn_log2 = c->wn_log2, .slabs = marlin_slabs(&d, &p->s, M, &config),
                            .shared_bytes = marlin_shared_bytes(&p->s, &config), .seed = seed, .late = (int)(seed >> 1 & 1), .ranges = ranges, .range_count = 4};
     assert_int_equal(marlin_emulate(&l), 0);
@@ -116,33 +80,11 @@ static void emulate(const struct emu_case *c, const struct emu_problem *p, void 
     free(call.workspace);
 }
 
-static double run_case(const struct emu_case *c, const struct emu_problem *p, uint64_t seed, float *out)
+static double run_case(const struct emu_case *c, const struct problem *p, uint64_t seed, float *out)
 {
-    size_t n = (size_t)(c->M * (c->N + 3)), each = c->y_f32 ? 4 : 2;
-    struct guarded y = guarded_new(n);
-    for (size_t i = 0; i < n; i++)
-        if (c->y_f32)
-            y.at[i] = 1.5f;
-        else
-            ((uint16_t *)y.at)[i] = to_act(c->act, 1.5f);
+    struct guarded y = emu_output(&p->d, c->y_f32);
     emulate(c, p, y.at, seed);
-    double diff = 0, norm = 0;
-    for (int64_t m = 0; m < c->M; m++)
-        for (int64_t j = 0; j < c->N + 3; j++) {
-            size_t at = (size_t)(m * (c->N + 3) + j);
-            float got = c->y_f32 ? y.at[at] : from_act(c->act, ((uint16_t *)y.at)[at]);
-            if (j >= c->N) {
-                assert_true(got == 1.5f);
-                continue;
-            }
-            double want = p->ref[m * c->N + j] + (c->bias_add ? 1.5 + (double)p->bias[j] : 0.0);
-            out[m * c->N + j] = got;
-            diff += ((double)got - want) * ((double)got - want);
-            norm += want * want;
-        }
-    (void)each;
-    guarded_free(&y);
-    return sqrt(diff / norm); /* NaN where anything is */
+    return emu_error(&p->d, &y, c->y_f32, c->bias_add, c->bias_add, out);
 }
 
 /* Bound: f32 sums of exact weights 1e-5; rounded weights or outputs half a unit of 11 or 8 bits each. */
@@ -180,7 +122,7 @@ static void product(void **state)
     uint64_t seed = 77;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const struct emu_case *c = &cases[i];
-        struct emu_problem p = problem_new(c, &seed);
+        struct problem p = problem_new(c, &seed);
         size_t n = (size_t)(c->M * c->N);
         float *first = malloc(n * sizeof *first), *again = malloc(n * sizeof *again);
         double error = run_case(c, &p, 4 * i + 2, first); /* late */
@@ -195,46 +137,16 @@ static void product(void **state)
     }
 }
 
-/* X anew, of f32 values in two bf16 halves: twice the rows, and a reference without a rounding. */
-static void halve(struct emu_problem *p, const struct emu_case *c)
-{
-    int64_t ldx = (p->s.Kx + 7) / 8 * 8;
-    uint64_t seed = 5;
-    free(p->gathered);
-    p->gathered = aligned_alloc(64, (size_t)(2 * c->M * ldx + 63) / 32 * 64);
-    memset(p->gathered, 0xff, (size_t)(2 * c->M * ldx) * 2);
-    float *x = malloc((size_t)c->K * sizeof *x);
-    for (int64_t m = 0; m < c->M; m++) {
-        for (int64_t k = 0; k < c->K; k++)
-            x[k] = rnd_f32(&seed) + 0.25f;
-        for (int64_t k = 0; k < p->s.Kx; k++) {
-            int64_t from = p->perm ? p->perm[k] : k;
-            float v = from < 0 ? 0.0f : x[from];
-            uint16_t hi = f32_to_bf16(v);
-            p->gathered[2 * m * ldx + k] = hi;
-            p->gathered[(2 * m + 1) * ldx + k] = f32_to_bf16(v - bf16_to_f32(hi));
-        }
-        for (int64_t n = 0; n < c->N; n++) {
-            double sum = 0;
-            for (int64_t k = 0; k < c->K; k++) {
-                int64_t at = p->q.g_idx[k] * c->N + n;
-                sum += (double)x[k] * ((double)f16_to_f32(p->q.scales[at]) * ((double)p->q.codes[n * c->K + k] - (double)p->q.zeros[at]));
-            }
-            p->ref[m * c->N + n] = sum;
-        }
-    }
-    free(x);
-}
-
 /* One row, `row` of the problem, by a tile of `rows`. */
-static void alone(const struct emu_case *c, const struct emu_problem *p, int64_t row, int rows, float *out)
+static void alone(const struct emu_case *c, const struct problem *p, int64_t row, int rows, float *out)
 {
-    struct emu_problem one = *p;
+    struct problem one = *p;
     struct emu_case single = *c;
     single.M = 1;
     single.rows = rows;
-    one.gathered = p->gathered + row * (c->halves ? 2 : 1) * ((p->s.Kx + 7) / 8 * 8);
-    one.ref = p->ref + row * c->N;
+    one.d.gathered = p->d.gathered + row * (c->halves ? 2 : 1) * p->d.ldx;
+    one.d.ref = p->d.ref + row * c->N;
+    one.d.M = 1;
     run_case(&single, &one, 3, out);
 }
 
@@ -254,9 +166,9 @@ static void rows_alone(void **state)
     uint64_t seed = 8;
     for (size_t i = 0; i < sizeof grouped / sizeof *grouped; i++) {
         const struct emu_case *c = &grouped[i];
-        struct emu_problem p = problem_new(c, &seed);
+        struct problem p = problem_new(c, &seed);
         if (c->halves)
-            halve(&p, c);
+            emu_problem_halve(&p.d, p.perm, p.s.Kx);
         float *all = malloc((size_t)(c->M * c->N) * sizeof *all), *one = malloc((size_t)c->N * sizeof *one);
         double error = run_case(c, &p, 2, all);
         if (!(error <= (c->halves ? 1e-5 : bound(c))))

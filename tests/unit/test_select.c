@@ -8,6 +8,7 @@
 #include "kernels/select.h"
 
 static const char groups[] = "marlin takes groups of 32, 64, 128, ... inputs, or one group", bits[] = "marlin takes 4 and 8 bits";
+static const char no_machete[] = "kernel machete needs compute capability 9.0, the device has 8.6";
 
 static const struct {
     struct select_matrix m;
@@ -48,13 +49,35 @@ static void rules(void **state)
             assert_null(kernel);
         else
             assert_string_equal(kernel, "marlin");
+        assert_int_equal(select_kernel(m, "machete", &why) == NULL, kernel == NULL); /* takes what marlin takes */
         assert_null(select_kernel(m, "cutlass", &why));
         assert_string_equal(why, "it is not in this version");
     }
 }
 
+/* Machete has no row in the table: auto does not take it where it is, and does not speak of it where it is not. */
+static void machete(void **state)
+{
+    (void)state;
+    const char *why;
+    struct select_matrix m = {.N = 4096, .K = 4096, .bits = 4, .group_size = 128};
+    assert_string_equal(select_kernel(&m, "machete", &why), "machete");
+    assert_string_equal(why, "");
+    assert_string_equal(select_kernel(&m, "auto", &why), "marlin");
+    m.no_machete = no_machete;
+    assert_string_equal(select_kernel(&m, "auto", &why), "marlin");
+    assert_string_equal(why, "");
+    assert_null(select_kernel(&m, "machete", &why));
+    assert_ptr_equal(why, no_machete);
+    m.group_size = 48;
+    assert_null(select_kernel(&m, "marlin", &why));
+    m.no_machete = NULL;
+    assert_null(select_kernel(&m, "machete", &why));
+    assert_string_equal(why, "machete takes groups of 32, 64, 128, ... inputs, or one group");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rules)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rules), cmocka_unit_test(machete)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,17 +1,22 @@
-/* Speed of the Marlin kernel on a device: CUDA graphs of launches that go round copies of the weights, so that none is found in L2. Beside each time: the share of the
- * card's own copy bandwidth (a large device-to-device copy, bytes read and written) for the bytes that have to move, the share of its matrix peak (8192^3 f16 product of
- * cuBLAS), and the time of cuBLAS f16 for the same shape. cuBLAS is opened where it is found; without it those columns are empty.
- *   bench_marlin [--json FILE] [--cublas LIBRARY] [--tune] [--act bf16] [--bits 8] [--M N] [--short]
- * --tune: for each shape and M the best configs of all that fit, instead of the table. */
+/* Speed of the Marlin and Machete kernels on a device: CUDA graphs of launches that go round copies of the weights, so that none is found in L2. Beside each time: the share of
+ * the card's own copy bandwidth (a large device-to-device copy, bytes read and written) for the bytes that have to move, the share of its matrix peak (8192^3 f16 product of
+ * cuBLAS), and the time of cuBLAS f16 for the same shape. cuBLAS is opened where it is found; without it those columns are empty. Machete runs on 9.0 only.
+ *   bench_class [--class marlin|machete] [--json FILE] [--cublas LIBRARY] [--tune] [--act bf16] [--bits 8] [--M N] [--short] [--fixed]
+ * --tune: for each shape and M the best configs of all that fit, instead of the table. --fixed: those whose bits do not depend on M. */
 #include <dlfcn.h>
 #include <glob.h>
 
+#include "kernels/cuda/machete_launch.h"
 #include "kernels/cuda/marlin_launch.h"
 #include "tests/gpu/gpu.h"
 
-enum { REPLAYS_MAX = 7, MAX_COPIES = 64, MAX_M = 1024 };
+enum { REPLAYS_MAX = 7, MAX_COPIES = 64, MAX_M = 4096 };
+enum class_of { MARLIN_CLASS, MACHETE_CLASS, CLASSES };
+
+static const char *const class_name[CLASSES] = {"marlin", "machete"};
 
 static struct marlin_device dev;
+static struct machete_device hopper; /* sms 0: this is none */
 static size_t l2_bytes;
 static double copy_bandwidth, matrix_peak; /* bytes/s, FLOP/s; 0: not measured */
 static FILE *json;
@@ -39,10 +44,14 @@ static double time_graph(int (*enqueue)(void *arg, int i), void *arg, int launch
         return -1;
     CUDA(cudaStreamSynchronize(stream));
     CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
-    for (int i = 0; i < launches; i++)
-        if (enqueue(arg, i))
-            return -1;
+    bool all = true;
+    for (int i = 0; all && i < launches; i++)
+        all = enqueue(arg, i) == 0;
     CUDA(cudaStreamEndCapture(stream, &graph));
+    if (!all) {
+        CUDA(cudaGraphDestroy(graph));
+        return -1;
+    }
     CUDA(cudaGraphInstantiate(&exec, graph, 0));
     CUDA(cudaEventCreate(&from));
     CUDA(cudaEventCreate(&to));
@@ -203,39 +212,82 @@ static int enqueue_nothing(void *arg, int i)
 
 /* ---- a shape ---- */
 
+/* How one class runs; what the other would need is unused. */
+struct config {
+    enum class_of kind;
+    struct marlin_config marlin;
+    struct machete_config machete;
+};
+
+/* Codes and scales drawn at random are a packed matrix of either class. */
 struct bench {
-    struct marlin_shape shape;
-    struct marlin_weight weight[MAX_COPIES];
+    struct marlin_shape marlin;
+    struct machete_shape machete;
+    int64_t N, K, M;
+    int bits;
+    const uint32_t *codes[MAX_COPIES];
+    const uint16_t *scales[MAX_COPIES];
     int copies;
-    struct marlin_config config;
-    int64_t M;
+    struct config config;
     bool pdl;
     uint16_t *x, *y;
     void *workspace;
-    size_t workspace_bytes;
+    size_t code_bytes, scale_bytes, workspace_bytes;
 };
 
-static int enqueue_marlin(void *arg, int i)
+static int launch_marlin(const struct bench *b, int i, struct err *e)
 {
-    struct bench *b = (struct bench *)arg;
     struct marlin_call c = {};
-    struct err e;
-    c.shape = &b->shape;
-    c.weight = b->weight[i % b->copies];
+    c.shape = &b->marlin;
+    c.weight.codes = b->codes[i];
+    c.weight.scales = b->scales[i];
     c.act = act;
     c.x = b->x;
-    c.ldx = b->shape.Kx;
+    c.ldx = b->K;
     c.M = b->M;
     c.y = b->y;
-    c.ldy = b->shape.N;
+    c.ldy = b->N;
     c.workspace = b->workspace;
     c.workspace_bytes = b->workspace_bytes;
     c.pdl = b->pdl;
-    if (marlin_launch(&dev, &c, &b->config, stream, &e)) {
+    return marlin_launch(&dev, &c, &b->config.marlin, stream, e);
+}
+
+static int launch_machete(const struct bench *b, int i, struct err *e)
+{
+    struct machete_call c = {};
+    c.shape = &b->machete;
+    c.weight.codes = b->codes[i];
+    c.weight.scales = b->scales[i];
+    c.act = act;
+    c.x = b->x;
+    c.ldx = b->K;
+    c.M = b->M;
+    c.y = b->y;
+    c.ldy = b->N;
+    c.pdl = b->pdl;
+    return machete_launch(&hopper, &c, &b->config.machete, stream, e);
+}
+
+static int enqueue_product(void *arg, int i)
+{
+    const struct bench *b = (const struct bench *)arg;
+    struct err e;
+    const int rc = b->config.kind == MARLIN_CLASS ? launch_marlin(b, i % b->copies, &e) : launch_machete(b, i % b->copies, &e);
+    if (rc)
         printf("# %s\n", e.text);
-        return -1;
-    }
-    return 0;
+    return rc;
+}
+
+/* rows/columns/stages/blocks an SM; Machete also the cluster: k cuts K, x shares X. */
+static const char *config_text(const struct config *c, char *text, size_t n)
+{
+    if (c->kind == MARLIN_CLASS)
+        snprintf(text, n, "%d/%d/%d/%d", c->marlin.rows, 64 << c->marlin.wn_log2, c->marlin.stages, c->marlin.blocks);
+    else
+        snprintf(text, n, "%d/%d/%d/%d/%s%d", c->machete.rows, 128 * c->machete.wide, c->machete.stages, c->machete.blocks, c->machete.share > 1 ? "x" : "k",
+                 c->machete.share > 1 ? c->machete.share : c->machete.split);
+    return text;
 }
 
 /* Scales of 1/256 to 1/128, of both signs. */
@@ -249,18 +301,24 @@ static void bench_open(struct bench *b, int64_t N, int64_t K, int bits)
 {
     struct err e;
     memset(b, 0, sizeof *b);
-    OURS(marlin_plan_plain(N, K, bits, 128, &b->shape, &e), e);
-    b->copies = (int)(2 * l2_bytes / (b->shape.code_bytes + b->shape.scale_bytes)) + 2;
+    OURS(marlin_plan_plain(N, K, bits, 128, &b->marlin, &e), e);
+    OURS(machete_plan_plain(N, K, bits, 128, &b->machete, &e), e);
+    b->N = N;
+    b->K = K;
+    b->bits = bits;
+    b->code_bytes = b->machete.code_bytes; /* the larger: filled up to more */
+    b->scale_bytes = b->machete.scale_bytes;
+    b->copies = (int)(2 * l2_bytes / (b->code_bytes + b->scale_bytes)) + 2;
     if (b->copies > MAX_COPIES)
         b->copies = MAX_COPIES;
     for (int i = 0; i < b->copies; i++) {
-        uint32_t *codes = (uint32_t *)device_alloc(b->shape.code_bytes);
-        uint16_t *scales = (uint16_t *)device_alloc(b->shape.scale_bytes);
-        fill_words(codes, b->shape.code_bytes, (uint64_t)i);
-        fill_scales_kernel<<<256, 256>>>(scales, b->shape.scale_bytes / 2, (uint64_t)i);
+        uint32_t *codes = (uint32_t *)device_alloc(b->code_bytes);
+        uint16_t *scales = (uint16_t *)device_alloc(b->scale_bytes);
+        fill_words(codes, b->code_bytes, (uint64_t)i);
+        fill_scales_kernel<<<256, 256>>>(scales, b->scale_bytes / 2, (uint64_t)i);
         CUDA(cudaGetLastError());
-        b->weight[i].codes = codes;
-        b->weight[i].scales = scales;
+        b->codes[i] = codes;
+        b->scales[i] = scales;
     }
     b->x = (uint16_t *)device_alloc((size_t)(MAX_M * K) * 2);
     b->y = (uint16_t *)device_alloc((size_t)(MAX_M * N) * 2);
@@ -274,8 +332,8 @@ static void bench_open(struct bench *b, int64_t N, int64_t K, int bits)
 static void bench_close(struct bench *b)
 {
     for (int i = 0; i < b->copies; i++) {
-        CUDA(cudaFree((void *)b->weight[i].codes));
-        CUDA(cudaFree((void *)b->weight[i].scales));
+        CUDA(cudaFree((void *)b->codes[i]));
+        CUDA(cudaFree((void *)b->scales[i]));
     }
     CUDA(cudaFree(b->x));
     CUDA(cudaFree(b->y));
@@ -285,7 +343,7 @@ static void bench_close(struct bench *b)
 /* Launches in a graph: at least once round the copies. */
 static int launches_for(const struct bench *b)
 {
-    double s = 3e-6 + (double)b->shape.code_bytes / 2e12 + 2.0 * (double)b->M * (double)b->shape.N * (double)b->shape.K / 4e14;
+    double s = 3e-6 + (double)b->code_bytes / 2e12 + 2.0 * (double)b->M * (double)b->N * (double)b->K / 4e14;
     int n = (int)(graph_s / s);
     n = n < 4 ? 4 : n > 200 ? 200 : n;
     return (n + b->copies - 1) / b->copies * b->copies > 400 ? 400 : (n + b->copies - 1) / b->copies * b->copies;
@@ -294,7 +352,7 @@ static int launches_for(const struct bench *b)
 /* Bytes that have to move: codes, scales, X, Y. */
 static double moved(const struct bench *b)
 {
-    return (double)(b->shape.code_bytes + b->shape.scale_bytes) + 2.0 * (double)b->M * (double)(b->shape.K + b->shape.N);
+    return (double)(b->code_bytes + b->scale_bytes) + 2.0 * (double)b->M * (double)(b->K + b->N);
 }
 
 static double time_dense(const struct bench *b, const struct dense *from)
@@ -310,41 +368,47 @@ static double time_dense(const struct bench *b, const struct dense *from)
 
 static void report(const struct bench *b, double plain, double pdl, double dense)
 {
-    double best = pdl > 0 && pdl < plain ? pdl : plain, flop = 2.0 * (double)b->M * (double)b->shape.N * (double)b->shape.K;
-    printf("%6lld x %-6lld w%d %6.1f MB %5lld | %9.2f %9.2f %9.2f | %5.1f%% %5.1f%% %5.1f%% | %5.2f | %d/%d/%d/%d\n", (long long)b->shape.K, (long long)b->shape.N, b->shape.bits,
-           1e-6 * (double)(b->shape.code_bytes + b->shape.scale_bytes), (long long)b->M, plain * 1e6, pdl * 1e6, dense * 1e6, 100 * moved(b) / plain / copy_bandwidth,
-           100 * moved(b) / best / copy_bandwidth, matrix_peak > 0 ? 100 * flop / best / matrix_peak : 0.0, dense / plain, b->config.rows, 64 << b->config.wn_log2, b->config.stages,
-           b->config.blocks);
+    double best = pdl > 0 && pdl < plain ? pdl : plain, flop = 2.0 * (double)b->M * (double)b->N * (double)b->K;
+    const char *name = class_name[b->config.kind];
+    char text[64];
+    config_text(&b->config, text, sizeof text);
+    printf("%6lld x %-6lld w%d %6.1f MB %5lld | %-7s %9.2f %9.2f %9.2f | %5.1f%% %5.1f%% %5.1f%% | %5.2f | %s\n", (long long)b->K, (long long)b->N, b->bits,
+           1e-6 * (double)(b->code_bytes + b->scale_bytes), (long long)b->M, name, plain * 1e6, pdl * 1e6, dense * 1e6, 100 * moved(b) / plain / copy_bandwidth,
+           100 * moved(b) / best / copy_bandwidth, matrix_peak > 0 ? 100 * flop / best / matrix_peak : 0.0, dense / plain, text);
     if (json)
         fprintf(json,
-                "{\"K\":%lld,\"N\":%lld,\"bits\":%d,\"act\":\"%s\",\"weight_bytes\":%zu,\"M\":%lld,\"us\":%.3f,\"pdl_us\":%.3f,\"cublas_us\":%.3f,\"copy_share\":%.4f,"
-                "\"pdl_copy_share\":%.4f,\"peak_share\":%.4f,\"speedup\":%.3f,\"rows\":%d,\"columns\":%d,\"stages\":%d,\"blocks\":%d}\n",
-                (long long)b->shape.K, (long long)b->shape.N, b->shape.bits, act == MARLIN_BF16 ? "bf16" : "f16", b->shape.code_bytes + b->shape.scale_bytes, (long long)b->M,
-                plain * 1e6, pdl * 1e6, dense * 1e6, moved(b) / plain / copy_bandwidth, pdl > 0 ? moved(b) / pdl / copy_bandwidth : 0.0,
-                matrix_peak > 0 ? flop / best / matrix_peak : 0.0, dense / plain, b->config.rows, 64 << b->config.wn_log2, b->config.stages, b->config.blocks);
+                "{\"class\":\"%s\",\"K\":%lld,\"N\":%lld,\"bits\":%d,\"act\":\"%s\",\"weight_bytes\":%zu,\"M\":%lld,\"us\":%.3f,\"pdl_us\":%.3f,\"cublas_us\":%.3f,"
+                "\"copy_share\":%.4f,\"pdl_copy_share\":%.4f,\"peak_share\":%.4f,\"speedup\":%.3f,\"config\":\"%s\"}\n",
+                name, (long long)b->K, (long long)b->N, b->bits, act == MARLIN_BF16 ? "bf16" : "f16", b->code_bytes + b->scale_bytes, (long long)b->M, plain * 1e6, pdl * 1e6,
+                dense * 1e6, moved(b) / plain / copy_bandwidth, pdl > 0 ? moved(b) / pdl / copy_bandwidth : 0.0, matrix_peak > 0 ? flop / best / matrix_peak : 0.0, dense / plain,
+                text);
     fflush(stdout);
 }
 
 static double time_config(struct bench *b, bool pdl)
 {
     b->pdl = pdl;
-    return time_graph(enqueue_marlin, b, launches_for(b));
+    return time_graph(enqueue_product, b, launches_for(b));
 }
 
 static enum marlin_mode mode = MARLIN_FAST;
 
-static void bench_row(struct bench *b, int64_t M, const struct dense *d)
+static void bench_row(struct bench *b, enum class_of kind, int64_t M, double dense)
 {
     b->M = M;
-    marlin_choose(&dev, &b->shape, M, mode, &b->config);
+    b->config.kind = kind;
+    if (kind == MARLIN_CLASS)
+        marlin_choose(&dev, &b->marlin, M, mode, &b->config.marlin);
+    else
+        machete_choose(&hopper, &b->machete, M, mode, &b->config.machete);
     double plain = time_config(b, false), pdl = dev.capability >= 90 ? time_config(b, true) : 0;
-    report(b, plain, pdl, time_dense(b, d));
+    report(b, plain, pdl, dense);
 }
 
 /* ---- tuning ---- */
 
 struct tried {
-    struct marlin_config config;
+    struct config config;
     double plain, pdl;
 };
 
@@ -360,45 +424,80 @@ static int by_pdl(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void tune_row(struct bench *b, int64_t M)
+/* Configs of Marlin worth trying for M rows. */
+static int marlin_list(const struct bench *b, struct config *list)
 {
     static const int rows[] = {8, 16, 32, 48, 64}, depths[] = {2, 3, 4, 6};
-    static struct tried all[256];
+    const int64_t M = b->M;
     int n = 0;
-    b->M = M;
     for (int r = 0; r < 5; r++)
         for (int wn = 0; wn < 4; wn++)
             for (int blocks = 1; blocks <= 2; blocks++)
                 for (int s = 0; s < 4; s++) {
-                    struct tried t = {{rows[r], wn, depths[s], blocks, false}, 0, 0};
+                    struct config c = {MARLIN_CLASS, {rows[r], wn, depths[s], blocks, false}, {}};
                     if (rows[r] > 16 && rows[r] >= M + 32) /* much taller than needed */
                         continue;
-                    if ((M > 32 && rows[r] < 32) || (M > 8 && M <= 16 && rows[r] > 32) || (M <= 8 && rows[r] > 16) || marlin_config_check(&dev, &b->shape, M, &t.config, NULL))
+                    if ((M > 32 && rows[r] < 32) || (M > 8 && M <= 16 && rows[r] > 32) || (M <= 8 && rows[r] > 16) || marlin_config_check(&dev, &b->marlin, M, &c.marlin, NULL))
                         continue;
-                    b->config = t.config;
-                    t.plain = time_config(b, false);
-                    t.pdl = dev.capability >= 90 ? time_config(b, true) : t.plain;
-                    if (t.plain > 0 && n < 256)
-                        all[n++] = t;
+                    list[n++] = c;
                 }
+    return n;
+}
+
+/* Of Machete: every tile but those much taller or lower than M, with every cluster, one and two blocks an SM, as deep as fits and half as deep. */
+static int machete_list(const struct bench *b, struct config *list)
+{
+    static const int tiles[][3] = {
+#define MACHETE(rows, wide, scaled, blocks, sm) {rows, wide, sm},
+#include "kernels/cuda/machete.def"
+#undef MACHETE
+    };
+    int n = 0;
+    for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++)
+        for (int cluster = 0; cluster <= MACHETE_CLUSTER_MAX; cluster++)
+            for (int v = 0; v < 4; v++) {
+                struct config c = {MACHETE_CLASS, {}, {tiles[t][0], tiles[t][1], 2, 1 + v / 2, cluster ? cluster : 1, cluster ? 1 : 2}};
+                if (c.machete.blocks > tiles[t][2] || tiles[t][0] >= 4 * b->M + 16 || 8 * tiles[t][0] < b->M)
+                    continue;
+                c.machete.stages = machete_fit_stages(&hopper, &b->machete, &c.machete, MACHETE_STAGES_MAX) >> v % 2;
+                if (!machete_config_check(&hopper, &b->machete, b->M, &c.machete, NULL))
+                    list[n++] = c;
+            }
+    return n;
+}
+
+static void tune_row(struct bench *b, enum class_of kind, int64_t M)
+{
+    static struct config list[256];
+    static struct tried all[256];
+    b->M = M;
+    int n = 0, count = kind == MARLIN_CLASS ? marlin_list(b, list) : machete_list(b, list);
+    for (int i = 0; i < count; i++) {
+        struct tried t = {list[i], 0, 0};
+        b->config = t.config;
+        t.plain = time_config(b, false);
+        t.pdl = dev.capability >= 90 ? time_config(b, true) : t.plain;
+        if (t.plain > 0)
+            all[n++] = t;
+    }
+    char text[64];
     for (int which = 0; which < 2; which++) {
         qsort(all, (size_t)n, sizeof *all, which ? by_pdl : by_plain);
-        printf("%6lld x %-6lld w%d M=%-5lld %s:", (long long)b->shape.K, (long long)b->shape.N, b->shape.bits, (long long)M, which ? "pdl  " : "plain");
+        printf("%6lld x %-6lld w%d M=%-5lld %s %s:", (long long)b->K, (long long)b->N, b->bits, (long long)M, class_name[kind], which ? "pdl  " : "plain");
         for (int i = 0; i < n && i < 5; i++)
-            printf("  %d/%d/%d/%d %.2f (%.1f%%)", all[i].config.rows, 64 << all[i].config.wn_log2, all[i].config.stages, all[i].config.blocks,
-                   1e6 * (which ? all[i].pdl : all[i].plain), 100 * moved(b) / (which ? all[i].pdl : all[i].plain) / copy_bandwidth);
+            printf("  %s %.2f (%.1f%%)", config_text(&all[i].config, text, sizeof text), 1e6 * (which ? all[i].pdl : all[i].plain),
+                   100 * moved(b) / (which ? all[i].pdl : all[i].plain) / copy_bandwidth);
         printf("\n");
     }
     for (int i = 0; json && i < n; i++)
-        fprintf(json, "{\"tune\":1,\"K\":%lld,\"N\":%lld,\"bits\":%d,\"M\":%lld,\"rows\":%d,\"wn_log2\":%d,\"stages\":%d,\"blocks\":%d,\"us\":%.3f,\"pdl_us\":%.3f}\n",
-                (long long)b->shape.K, (long long)b->shape.N, b->shape.bits, (long long)M, all[i].config.rows, all[i].config.wn_log2, all[i].config.stages, all[i].config.blocks,
-                all[i].plain * 1e6, all[i].pdl * 1e6);
+        fprintf(json, "{\"tune\":1,\"class\":\"%s\",\"K\":%lld,\"N\":%lld,\"bits\":%d,\"M\":%lld,\"config\":\"%s\",\"us\":%.3f,\"pdl_us\":%.3f}\n", class_name[kind],
+                (long long)b->K, (long long)b->N, b->bits, (long long)M, config_text(&all[i].config, text, sizeof text), all[i].plain * 1e6, all[i].pdl * 1e6);
     fflush(stdout);
 }
 
-static void bench_shape(int64_t N, int64_t K, int bits, bool tune, int64_t only, bool brief)
+static void bench_shape(int64_t N, int64_t K, int bits, bool tune, int64_t only, bool brief, const bool (&classes)[CLASSES])
 {
-    static const int64_t Ms[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}, few[] = {1, 16, 64, 256}, tuned[] = {1, 8, 16, 32, 48, 64, 128, 256, 1024};
+    static const int64_t Ms[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096}, few[] = {1, 16, 64, 256, 1024, 4096}, tuned[] = {1, 8, 16, 32, 48, 64, 128, 256, 1024, 4096};
     const int64_t *list = tune ? tuned : brief ? few : Ms;
     const size_t n = tune ? sizeof tuned / sizeof *tuned : brief ? sizeof few / sizeof *few : sizeof Ms / sizeof *Ms;
     struct bench b;
@@ -414,10 +513,13 @@ static void bench_shape(int64_t N, int64_t K, int bits, bool tune, int64_t only,
     for (size_t i = 0; i < n; i++) {
         if (only && list[i] != only)
             continue;
-        if (tune)
-            tune_row(&b, list[i]);
-        else
-            bench_row(&b, list[i], &d);
+        b.M = list[i];
+        double dense = tune ? 0 : time_dense(&b, &d);
+        for (int kind = 0; kind < CLASSES; kind++)
+            if (classes[kind] && tune)
+                tune_row(&b, (enum class_of)kind, list[i]);
+            else if (classes[kind])
+                bench_row(&b, (enum class_of)kind, list[i], dense);
     }
     if (d.w)
         CUDA(cudaFree(d.w));
@@ -428,7 +530,7 @@ int main(int argc, char **argv)
 {
     static const int64_t shapes[][2] = {{4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}, {8192, 8192}, {10240, 8192}, {57344, 8192}, {8192, 28672}};
     const char *library = NULL;
-    bool tune = false, brief = false;
+    bool tune = false, brief = false, classes[CLASSES] = {true, true};
     int64_t only = 0;
     int bits = 0, count = 8;
     for (int i = 1; i < argc; i++) {
@@ -443,6 +545,8 @@ int main(int argc, char **argv)
             i++;
         else if (strcmp(argv[i], "--cublas") == 0)
             library = value, i++;
+        else if (strcmp(argv[i], "--class") == 0)
+            classes[MARLIN_CLASS] = strcmp(value, "machete") != 0, classes[MACHETE_CLASS] = strcmp(value, "marlin") != 0, i++;
         else if (strcmp(argv[i], "--act") == 0)
             act = strcmp(value, "bf16") == 0 ? MARLIN_BF16 : MARLIN_F16, i++;
         else if (strcmp(argv[i], "--bits") == 0)
@@ -452,7 +556,7 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--shapes") == 0)
             count = (int)strtol(value, NULL, 10), i++;
         else {
-            fprintf(stderr, "usage: bench_marlin [--json FILE] [--cublas LIBRARY] [--tune] [--short] [--fixed] [--act f16|bf16] [--bits 4|8] [--M N] [--shapes N]\n");
+            fprintf(stderr, "usage: bench_class [--class marlin|machete] [--json FILE] [--cublas LIBRARY] [--tune] [--short] [--fixed] [--act f16|bf16] [--bits 4|8] [--M N] [--shapes N]\n");
             return 64;
         }
     }
@@ -461,6 +565,9 @@ int main(int argc, char **argv)
     struct cudaDeviceProp prop;
     CUDA(cudaGetDeviceProperties(&prop, 0));
     OURS(marlin_device_open(&dev, &e), e);
+    if (dev.capability == 90)
+        OURS(machete_device_open(&hopper, &e), e);
+    classes[MACHETE_CLASS] = classes[MACHETE_CLASS] && dev.capability == 90;
     CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     l2_bytes = (size_t)prop.l2CacheSize;
     double start = now_s();
@@ -478,12 +585,12 @@ int main(int argc, char **argv)
         graph_s = 0.5e-3;
     }
     if (!tune)
-        printf("#     K x N         weights      M |  plain us    pdl us cublas us |  copy   best   peak | x f16 | rows/columns/stages/blocks\n");
+        printf("#     K x N         weights      M | class    plain us    pdl us cublas us |  copy   best   peak | x f16 | rows/columns/stages/blocks/cluster\n");
     for (int i = 0; i < count && i < 8; i++)
         for (int w = 4; w <= 8; w += 4) {
             if ((bits && w != bits) || (!bits && w == 8 && (i > 2 || tune)))
                 continue;
-            bench_shape(shapes[i][0], shapes[i][1], w, tune, only, brief || w == 8);
+            bench_shape(shapes[i][0], shapes[i][1], w, tune, only, brief || w == 8, classes);
         }
     printf("# %.1f s\n", now_s() - start);
     if (json)

@@ -1,0 +1,267 @@
+/* The Machete kernel itself, run on the CPU cluster by cluster, thread by thread (tests/kernels/machete_emu.h), against the product of dequantized weights in f64. */
+#include "tests/kernels/emu_problem.h"
+#include "tests/kernels/machete_emulate.h"
+
+struct emu_case {
+    int64_t M, N, K;
+    int bits, group;
+    bool scattered, one_zero;
+    enum marlin_act act;
+    int rows, wide, stages, split, share, sms;
+    bool y_f32, bias_add;
+    bool vectors; /* rows of Y that four outputs can be stored to at once: then the bias is added, Y not */
+    bool halves;  /* M rows of Y from 2 M of X */
+};
+
+struct problem {
+    struct emu_problem d;
+    struct machete_shape s;
+    uint32_t *codes;
+    uint16_t *scales, *zeros;
+    int32_t *perm;
+};
+
+static struct problem problem_new(const struct emu_case *c, uint64_t *seed)
+{
+    struct qmatrix q = rnd_qmatrix(c->N, c->K, c->bits, c->group, c->scattered, seed);
+    for (int64_t z = 0; c->one_zero && z < q.G * q.N; z++)
+        q.zeros[z] = (uint8_t)(1 << (c->bits - 1));
+    struct problem p = {.d = emu_problem_new(q, c->act, c->M, seed)};
+    struct err e;
+    if (machete_plan(&q, &p.s, &e))
+        fail_msg("%s", e.text);
+    p.codes = aligned_alloc(64, p.s.code_bytes);
+    p.scales = aligned_alloc(64, p.s.scale_bytes);
+    p.zeros = p.s.zero_table ? aligned_alloc(64, p.s.zero_bytes) : NULL;
+    p.perm = p.s.permuted ? malloc(p.s.perm_bytes) : NULL;
+    if (machete_pack(&q, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
+        fail_msg("%s", e.text);
+    if (c->vectors)
+        p.d.ldy = (c->N + 3) / 4 * 4;
+    if (c->halves)
+        emu_problem_halve(&p.d, p.perm, p.s.Kx);
+    else
+        emu_problem_gather(&p.d, p.perm, p.s.Kx);
+    return p;
+}
+
+static void problem_free(struct problem *p)
+{
+    emu_problem_free(&p->d);
+    free(p->codes);
+    free(p->scales);
+    free(p->zeros);
+    free(p->perm);
+}
+
+static struct machete_device device_of(const struct emu_case *c)
+{
+    struct machete_device d = {.sms = c->sms, .capability = 90, .block_shared = 227 * 1024, .sm_shared = 228 * 1024};
+    for (int n = 1; n <= MACHETE_CLUSTER_MAX; n++)
+        d.clusters[0][n] = c->sms / n;
+    return d;
+}
+
+static struct machete_config config_of(const struct emu_case *c)
+{
+    return (struct machete_config){.rows = c->rows, .wide = c->wide, .stages = c->stages, .blocks = 1, .split = c->split, .share = c->share};
+}
+
+static void emulate(const struct emu_case *c, const struct problem *p, void *y, uint64_t seed)
+{
+    const struct machete_device d = device_of(c);
+    const struct machete_config config = config_of(c);
+    const int64_t M = c->halves ? 2 * c->M : c->M;
+    struct err e;
+    if (machete_config_check(&d, &p->s, M, &config, &e))
+        fail_msg("%s", e.text);
+    struct machete_call call = {.shape = &p->s, .weight = {p->codes, p->scales, p->zeros}, .act = c->act, .x = p->d.gathered, .ldx = p->d.ldx, .M = M, .y = y, .ldy = p->d.ldy,
+                                .y_f32 = c->y_f32, .bias = c->bias_add ? p->d.bias : NULL, .accumulate = c->bias_add && !c->vectors, .halves = c->halves};
+    struct machete_args a;
+    machete_fill_args(&d, &call, &config, &a);
+    assert_true(a.y_vectors || !c->vectors);
+    struct machete_range ranges[] = {{p->codes, p->s.code_bytes}, {p->scales, p->s.scale_bytes}, {p->zeros, p->s.zero_bytes}};
+    struct machete_emu_launch l = {.args = &a, .x = p->d.gathered, .ldx = p->d.ldx, .Kx = p->s.Kx, .bits = p->s.bits, .bf16 = c->act == MARLIN_BF16, .rows = c->rows,
+                                   .wide = c->wide, .shared_bytes = machete_shared_bytes(&p->s, &config), .seed = seed, .late = (int)(seed >> 1 & 1), .ranges = ranges,
+                                   .range_count = 3};
+    assert_int_equal(machete_emulate(&l), 0);
+}
+
+static double run_case(const struct emu_case *c, const struct problem *p, uint64_t seed, float *out)
+{
+    struct guarded y = emu_output(&p->d, c->y_f32);
+    emulate(c, p, y.at, seed);
+    return emu_error(&p->d, &y, c->y_f32, c->bias_add, c->bias_add && !c->vectors, out);
+}
+
+/* Bound: f32 sums of exact weights 1e-5; rounded weights or outputs half a unit of 11 or 8 bits each. */
+static double bound(const struct emu_case *c)
+{
+    double unit = c->act == MARLIN_BF16 ? 0x1p-8 : 0x1p-11;
+    return 1e-5 + (c->rows > 32 ? 1.5 * unit : 0) + (c->y_f32 ? 0 : unit);
+}
+
+static const struct emu_case cases[] = {
+    /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias vectors halves */
+    {1, 128, 512, 4, 128, false, true, MARLIN_F16, 8, 1, 4, 1, 1, 1, true, false, false, false},
+    {5, 130, 1100, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 2, 1, 4, true, true, false, false},
+    {8, 300, 768, 4, 32, false, false, MARLIN_BF16, 8, 1, 2, 3, 1, 3, true, false, false, false},
+    {3, 100, 320, 8, 64, true, false, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, false, false, false},
+    {7, 128, 640, 8, -1, false, true, MARLIN_BF16, 8, 1, 2, 5, 1, 5, false, false, false, false},
+    {16, 128, 1024, 4, 128, false, true, MARLIN_F16, 16, 1, 4, 8, 1, 8, true, false, false, false},
+    {13, 192, 600, 4, 64, true, true, MARLIN_BF16, 16, 1, 3, 4, 1, 4, true, true, false, false},
+    {16, 70, 256, 8, 32, false, false, MARLIN_F16, 16, 1, 4, 2, 1, 2, false, false, false, false},
+    {9, 64, 72, 8, -1, false, true, MARLIN_BF16, 16, 1, 2, 1, 1, 1, true, false, false, false},
+    {40, 260, 520, 4, 256, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, true, true, false, false},
+    {30, 128, 512, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 1, 1, 1, true, false, false, false},
+    {70, 160, 200, 4, 40, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, false, false, false},
+    {32, 130, 320, 8, 32, false, false, MARLIN_BF16, 32, 1, 2, 3, 1, 3, true, false, false, false},
+    {33, 384, 256, 4, 64, false, false, MARLIN_F16, 32, 1, 4, 1, 2, 2, true, false, false, false},
+    {20, 300, 384, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 1, 2, 4, false, false, false, false},
+    {64, 256, 384, 4, 32, false, false, MARLIN_F16, 64, 1, 3, 1, 1, 1, true, false, false, false},
+    {41, 200, 256, 8, 128, false, true, MARLIN_F16, 64, 1, 2, 4, 1, 4, false, false, false, false},
+    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 2, 4, true, true, false, false},
+    {100, 300, 256, 4, 128, false, true, MARLIN_F16, 128, 1, 4, 1, 2, 2, true, false, false, false},
+    {129, 128, 192, 8, 32, true, false, MARLIN_BF16, 128, 1, 3, 2, 1, 2, true, false, false, false},
+    {300, 130, 128, 4, 128, false, true, MARLIN_BF16, 256, 1, 3, 1, 1, 3, false, false, false, false},
+    {257, 256, 192, 8, 64, false, false, MARLIN_F16, 256, 1, 2, 1, 2, 2, true, false, false, false},
+    {130, 300, 256, 4, 32, false, false, MARLIN_F16, 128, 2, 3, 1, 1, 2, true, true, false, false},
+    {128, 600, 192, 8, 128, false, true, MARLIN_BF16, 128, 2, 2, 1, 2, 2, true, false, false, false},
+    {60, 256, 320, 4, 64, false, true, MARLIN_BF16, 128, 2, 2, 3, 1, 3, true, false, false, false},
+    /* ... vectors */
+    {5, 131, 400, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, true, true, false},
+    {20, 262, 300, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 2, 1, 2, false, true, true, false},
+    {40, 300, 300, 4, 64, false, false, MARLIN_F16, 32, 1, 2, 1, 2, 2, false, false, true, false},
+    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 1, 2, true, false, true, false},
+    /* ... one scale for all of K, longer than sums go unsettled */
+    {9, 128, 4800, 4, -1, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 2, true, false, false, false},
+    /* ... halves: several tiles a block, and rows of the last tile that are none */
+    {21, 300, 400, 4, 64, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, true, false, true},
+    {7, 200, 600, 8, 32, true, false, MARLIN_BF16, 16, 1, 2, 4, 1, 4, true, false, true, true},
+    {37, 260, 300, 4, 128, false, false, MARLIN_BF16, 32, 1, 2, 1, 2, 2, true, true, true, true},
+    {3, 130, 520, 4, -1, false, true, MARLIN_BF16, 8, 1, 4, 2, 1, 2, true, false, false, true},
+};
+
+/* Against the reference, with copies as late as can be; then the same bits with another order of warps and clusters, and copies whenever. */
+static void check_case(const struct emu_case *c, const struct problem *p, const char *which, size_t number)
+{
+    size_t n = (size_t)(c->M * c->N);
+    float *first = malloc(n * sizeof *first), *again = malloc(n * sizeof *again);
+    double error = run_case(c, p, 4 * number + 2, first);
+    if (!(error <= bound(c)))
+        fail_msg("%s %zu (M=%lld N=%lld K=%lld, %d bits, %d x %d rows, split %d, share %d): relative error %g, at most %g", which, number, (long long)c->M, (long long)c->N,
+                 (long long)c->K, c->bits, c->rows, c->wide, c->split, c->share, error, bound(c));
+    run_case(c, p, 4 * number + 101, again);
+    same_bits(first, again, n, "another order");
+    free(first);
+    free(again);
+}
+
+static void product(void **state)
+{
+    (void)state;
+    uint64_t seed = 77;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct problem p = problem_new(&cases[i], &seed);
+        check_case(&cases[i], &p, "case", i);
+        problem_free(&p);
+    }
+}
+
+/* A case drawn: any tile, any cluster, sizes around those of the tile. */
+static struct emu_case draw_case(uint64_t *seed)
+{
+    static const int tiles[][2] = {
+#define MACHETE(rows, wide, scaled, blocks, sm) {rows, wide},
+#include "kernels/cuda/machete.def"
+#undef MACHETE
+    };
+    static const int groups[] = {-1, 32, 64, 128, 96, 40, 256};
+    const int t = (int)(rnd(seed) % (sizeof tiles / sizeof *tiles));
+    struct emu_case c = {.rows = tiles[t][0], .wide = tiles[t][1], .split = 1, .share = 1};
+    c.M = 1 + (int64_t)(rnd(seed) % (uint64_t)(c.rows + 20));
+    c.N = 64 + (int64_t)(rnd(seed) % 450); /* a relative error needs some outputs to be one */
+    c.K = 1 + (int64_t)(rnd(seed) % (c.rows > 32 ? 400 : 1000));
+    c.bits = rnd(seed) & 1 ? 8 : 4;
+    c.group = groups[rnd(seed) % (sizeof groups / sizeof *groups)];
+    c.scattered = rnd(seed) % 4 == 0;
+    c.one_zero = rnd(seed) & 1;
+    c.act = rnd(seed) & 1 ? MARLIN_BF16 : MARLIN_F16;
+    c.y_f32 = rnd(seed) & 1;
+    c.bias_add = rnd(seed) & 1;
+    c.vectors = rnd(seed) & 1;
+    c.halves = c.rows <= 32 && c.act == MARLIN_BF16 && rnd(seed) & 1;
+    c.stages = 2 + (int)(rnd(seed) % 4);
+    if (rnd(seed) % 3 == 0)
+        c.share = 2;
+    else
+        c.split = 1 + (int)(rnd(seed) % MACHETE_CLUSTER_MAX);
+    c.sms = c.split * c.share * (1 + (int)(rnd(seed) % 3));
+    return c;
+}
+
+/* How many, and from which seed: check_machete_emu COUNT SEED runs others. */
+static size_t drawn_cases = 10;
+static uint64_t drawn_seed = 4;
+
+static void drawn(void **state)
+{
+    (void)state;
+    uint64_t seed = drawn_seed;
+    for (size_t i = 0; i < drawn_cases;) {
+        struct emu_case c = draw_case(&seed);
+        if (c.group > c.K)
+            c.group = -1;
+        struct problem p = problem_new(&c, &seed);
+        const struct machete_device d = device_of(&c);
+        const struct machete_config config = config_of(&c);
+        if (!machete_config_check(&d, &p.s, c.M, &config, NULL)) /* more splits than steps, more stages than fit: another */
+            check_case(&c, &p, "drawn case", i++);
+        problem_free(&p);
+    }
+}
+
+/* With the config of fixed mode a row's bits do not depend on M, nor on where the row is. */
+static void rows_alone(void **state)
+{
+    (void)state;
+    static const struct emu_case grouped[] = {
+        {70, 200, 1000, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 3, 1, 6, true, false, false, false},
+        {39, 200, 900, 4, 64, true, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, true, false, true},
+        {39, 130, 1300, 8, -1, false, true, MARLIN_BF16, 32, 1, 2, 1, 1, 2, true, false, true, true},
+    };
+    uint64_t seed = 8;
+    for (size_t g = 0; g < sizeof grouped / sizeof *grouped; g++) {
+        const struct emu_case *c = &grouped[g];
+        struct problem p = problem_new(c, &seed);
+        float *all = malloc((size_t)(c->M * c->N) * sizeof *all), *alone = malloc((size_t)c->N * sizeof *alone);
+        assert_true(run_case(c, &p, 2, all) <= bound(c));
+        const int64_t rows[] = {0, 15, 16, 31, c->M - 1};
+        for (int i = 0; i < 5; i++) {
+            struct problem one = p;
+            struct emu_case single = *c;
+            single.M = one.d.M = 1;
+            one.d.gathered = p.d.gathered + rows[i] * (c->halves ? 2 : 1) * p.d.ldx;
+            one.d.ref = p.d.ref + rows[i] * c->N;
+            run_case(&single, &one, 3, alone);
+            same_bits(all + rows[i] * c->N, alone, (size_t)c->N, "a row alone");
+        }
+        free(all);
+        free(alone);
+        problem_free(&p);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2) {
+        drawn_cases = strtoull(argv[1], NULL, 10);
+        drawn_seed = strtoull(argv[2], NULL, 10);
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(product),
+        cmocka_unit_test(drawn),
+        cmocka_unit_test(rows_alone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
