@@ -89,7 +89,7 @@ struct cuda_state {
     struct kv_pool pool;
     struct marlin_device marlin;
     struct machete_device machete;
-    char no_machete[160];    /* why the device or the build has no kernel machete; "": it has */
+    char no_machete[160];    /* why the device or the build has no kernel machete; "": it has, or was not asked for it */
     struct {                 /* what `split` holds, so that q, k and v split their common input once; x NULL: nothing */
         const float *x;
         int64_t ldx, M, K, pitch;

@@ -394,7 +394,7 @@ static int open_backend(const struct plugin_options *o, const struct parallel *p
     if (!rc)
         rc = marlin_device_open(&s->marlin, e);
     struct err none;
-    if (!rc && machete_device_open(&s->machete, &none)) {
+    if (!rc && !strcmp(s->pinned, "machete") && machete_device_open(&s->machete, &none)) {
         snprintf(s->no_machete, sizeof s->no_machete, "%s", none.text);
         cudaGetLastError(); /* it is said where machete is asked for */
     }

@@ -387,8 +387,14 @@ static void report(const struct bench *b, double plain, double pdl, double dense
 
 static double time_config(struct bench *b, bool pdl)
 {
+    char text[64];
+    snprintf(gpu_where, sizeof gpu_where, "%s, N=%lld K=%lld %d bits, M=%lld, %s%s", class_name[b->config.kind], (long long)b->N, (long long)b->K, b->bits, (long long)b->M,
+             config_text(&b->config, text, sizeof text), pdl ? ", pdl" : "");
     b->pdl = pdl;
-    return time_graph(enqueue_product, b, launches_for(b));
+    gpu_watch(60);
+    const double t = time_graph(enqueue_product, b, launches_for(b));
+    gpu_watch(0);
+    return t;
 }
 
 static enum marlin_mode mode = MARLIN_FAST;

@@ -2,7 +2,6 @@
  * checkpoint has them. Included once by the class' program; main is here. TAP; no device: skipped. --small: a few small shapes, for compute-sanitizer. --quick: without the large
  * shapes. */
 #include <float.h>
-#include <signal.h>
 
 enum { GUARD = 4096, X_ROWS = 1024, SUM_TILE = 16 };
 
@@ -145,7 +144,7 @@ static unsigned long long counted(void)
     CUDA(cudaGetLastError());
     CUDA(cudaMemcpy(&n, counter, sizeof n, cudaMemcpyDeviceToHost));
     CUDA(cudaMemset(counter, 0, sizeof n));
-    alarm(0);
+    gpu_watch(0);
     return n;
 }
 
@@ -308,15 +307,6 @@ static const char *act_name(enum marlin_act act)
     return act == MARLIN_BF16 ? "bf16" : "f16";
 }
 
-static void hangs(int signal)
-{
-    static const char what[] = "\nBail out! it does not end: ";
-    (void)signal;
-    if (write(1, what, sizeof what - 1) < 0 || write(1, gpu_where, strlen(gpu_where)) < 0 || write(1, "\n", 1) < 0)
-        _exit(4);
-    _exit(3);
-}
-
 /* finish, or whatever waits for the launch, takes the alarm back. */
 static void launch(const struct problem *p, const struct config *c, const struct class_call *call, cudaStream_t stream)
 {
@@ -326,14 +316,14 @@ static void launch(const struct problem *p, const struct config *c, const struct
     snprintf(gpu_where, sizeof gpu_where, "N=%lld K=%lld %d bits group %d %s%s%s, M=%lld, Y %s of rows of %lld%s%s%s%s, %s", (long long)p->N, (long long)p->K, p->bits, p->group,
              act_name(p->act), p->scattered ? " act-order" : "", p->one_zero ? "" : " zeros", (long long)call->M, call->y_f32 ? "f32" : "16 bits", (long long)call->ldy,
              call->bias ? ", bias" : "", call->accumulate ? ", added to" : "", call->halves ? ", halves" : "", call->pdl ? ", pdl" : "", text);
-    alarm(patience);
+    gpu_watch(patience);
     OURS(class_launch(&p->packed, c, call, stream, &e), e);
 }
 
 static void finish(void)
 {
     CUDA(cudaDeviceSynchronize());
-    alarm(0);
+    gpu_watch(0);
 }
 
 /* Larger, or NaN. */
@@ -723,7 +713,6 @@ int main(int argc, char **argv)
     CUDA(cudaGetDeviceProperties(&prop, 0));
     printf("# %s, %d SMs, compute capability %d.%d\n", prop.name, prop.multiProcessorCount, prop.major, prop.minor);
     setvbuf(stdout, NULL, _IOLBF, 0);
-    signal(SIGALRM, hangs);
     patience = small ? 600 : 20; /* small: a sanitizer runs it */
     class_open(&prop, small);
     double start = now_s();

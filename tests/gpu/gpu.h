@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,6 +17,22 @@
 
 /* What runs on the device, for who has to say that it failed or does not end. */
 static char gpu_where[256];
+
+GPU_FN void gpu_hangs(int number)
+{
+    static const char what[] = "\nBail out! it does not end: ";
+    (void)number;
+    if (write(1, what, sizeof what - 1) < 0 || write(1, gpu_where, strlen(gpu_where)) < 0 || write(1, "\n", 1) < 0)
+        _exit(4);
+    _exit(3);
+}
+
+/* What was just begun has so many seconds to end, or the program ends and says what it was; 0: it has ended. */
+GPU_FN void gpu_watch(unsigned seconds)
+{
+    signal(SIGALRM, gpu_hangs);
+    alarm(seconds);
+}
 
 /* More to say of a failure, or nothing. */
 static void (*gpu_also)(void);
