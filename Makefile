@@ -227,7 +227,9 @@ $(MACHETE_ROW_OBJ): $(OC)/kernels/cuda/machete_rows%.o: kernels/cuda/machete_ins
 	$(call nvcc_compile,$(call machete_inst,$*) -DMACHETE_GUARD=$(MACHETE_GUARD))
 $(OC)/%.o: %.cu
 	$(call nvcc_compile)
-$(GPU_TESTS): $(CUDA_OUT)/%: $(OC)/tests/gpu/%.o $(MARLIN_OBJ) $(MACHETE_OBJ) $(CLASS_HOST_OBJ)
+$(CUDA_OUT)/check_marlin: $(MARLIN_OBJ)
+$(CUDA_OUT)/check_machete: $(MACHETE_OBJ)
+$(GPU_TESTS): $(CUDA_OUT)/%: $(OC)/tests/gpu/%.o $(OC)/kernels/cuda/marlin_gather.o $(CLASS_HOST_OBJ)
 	@mkdir -p $(@D)
 	@echo "  NVLD  $@"
 	$(Q)$(NVCC) -cudart static -o $@ $^ -ldl
