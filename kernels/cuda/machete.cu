@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/machete_launch.h"
+#include "kernels/cuda/runtime_call.h"
 
 #define MACHETE(rows, wide, scaled, blocks, sm) extern "C" const void *machete_rows##rows##_##wide(int bits, int bf16, int run);
 #include "kernels/cuda/machete.def"
@@ -20,17 +21,6 @@ static const void *kernel_of(int rows, int wide, int bits, int bf16, int run)
     return NULL;
 }
 
-static int failed(cudaError_t rc, const char *what, struct err *e)
-{
-    return err_set(e, ERR_DEVICE, "%s: %s (%s)", what, cudaGetErrorString(rc), cudaGetErrorName(rc));
-}
-
-static int attribute(int *out, cudaDeviceAttr which, int device, struct err *e)
-{
-    cudaError_t rc = cudaDeviceGetAttribute(out, which, device);
-    return rc == cudaSuccess ? 0 : failed(rc, "cudaDeviceGetAttribute", e);
-}
-
 static int raise_shared(int bytes, struct err *e)
 {
     static const int tiles[][2] = {
@@ -43,7 +33,7 @@ static int raise_shared(int bytes, struct err *e)
             const void *kernel = kernel_of(tiles[i][0], tiles[i][1], variant & 1 ? 8 : 4, variant >> 1 & 1, 2 << (variant >> 2));
             cudaError_t rc = kernel ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) : cudaSuccess;
             if (rc != cudaSuccess)
-                return failed(rc, "cudaFuncSetAttribute", e);
+                return call_failed(rc, "cudaFuncSetAttribute", e);
         }
     return 0;
 }
@@ -88,10 +78,10 @@ extern "C" int machete_device_open(struct machete_device *d, struct err *e)
     int device, major, minor, rc;
     cudaError_t got = cudaGetDevice(&device);
     if (got != cudaSuccess)
-        return failed(got, "cudaGetDevice", e);
-    if ((rc = attribute(&major, cudaDevAttrComputeCapabilityMajor, device, e)) || (rc = attribute(&minor, cudaDevAttrComputeCapabilityMinor, device, e)) ||
-        (rc = attribute(&d->sms, cudaDevAttrMultiProcessorCount, device, e)) || (rc = attribute(&d->block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device, e)) ||
-        (rc = attribute(&d->sm_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device, e)))
+        return call_failed(got, "cudaGetDevice", e);
+    if ((rc = device_attribute(&major, cudaDevAttrComputeCapabilityMajor, device, e)) || (rc = device_attribute(&minor, cudaDevAttrComputeCapabilityMinor, device, e)) ||
+        (rc = device_attribute(&d->sms, cudaDevAttrMultiProcessorCount, device, e)) || (rc = device_attribute(&d->block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device, e)) ||
+        (rc = device_attribute(&d->sm_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device, e)))
         return rc;
     d->capability = 10 * major + minor;
     if (d->capability != 90)
@@ -167,5 +157,5 @@ extern "C" int machete_launch(const struct machete_device *d, const struct mache
     }
     void *params[] = {&a, &map};
     cudaError_t got = cudaLaunchKernelExC(&lc, kernel_of(c->rows, c->wide, call->shape->bits, call->act == MARLIN_BF16, machete_run(call->shape->unit_shift)), params);
-    return got == cudaSuccess ? 0 : failed(got, "launch of kernel machete", e);
+    return got == cudaSuccess ? 0 : call_failed(got, "launch of kernel machete", e);
 }

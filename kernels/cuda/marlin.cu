@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/marlin_launch.h"
+#include "kernels/cuda/runtime_call.h"
 
 #define MARLIN(rows, wn_log2, scaled, blocks) extern "C" const void *marlin_rows##rows##_##wn_log2(int bits, int bf16); /* NULL: not built */
 #include "kernels/cuda/marlin.def"
@@ -18,17 +19,6 @@ static const void *kernel_of(int rows, int wn_log2, int bits, int bf16)
     return NULL;
 }
 
-static int failed(cudaError_t rc, const char *what, struct err *e)
-{
-    return err_set(e, ERR_DEVICE, "%s: %s (%s)", what, cudaGetErrorString(rc), cudaGetErrorName(rc));
-}
-
-static int attribute(int *out, cudaDeviceAttr which, int device, struct err *e)
-{
-    cudaError_t rc = cudaDeviceGetAttribute(out, which, device);
-    return rc == cudaSuccess ? 0 : failed(rc, "cudaDeviceGetAttribute", e);
-}
-
 static int raise_shared(int bytes, struct err *e)
 {
     static const int tiles[][2] = {
@@ -41,7 +31,7 @@ static int raise_shared(int bytes, struct err *e)
             const void *kernel = kernel_of(tiles[i][0], tiles[i][1], variant & 1 ? 8 : 4, variant >> 1);
             cudaError_t rc = kernel ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) : cudaSuccess;
             if (rc != cudaSuccess)
-                return failed(rc, "cudaFuncSetAttribute", e);
+                return call_failed(rc, "cudaFuncSetAttribute", e);
         }
     return 0;
 }
@@ -51,10 +41,10 @@ extern "C" int marlin_device_open(struct marlin_device *d, struct err *e)
     int device, major, minor, rc;
     cudaError_t got = cudaGetDevice(&device);
     if (got != cudaSuccess)
-        return failed(got, "cudaGetDevice", e);
-    if ((rc = attribute(&major, cudaDevAttrComputeCapabilityMajor, device, e)) || (rc = attribute(&minor, cudaDevAttrComputeCapabilityMinor, device, e)) ||
-        (rc = attribute(&d->sms, cudaDevAttrMultiProcessorCount, device, e)) || (rc = attribute(&d->block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device, e)) ||
-        (rc = attribute(&d->sm_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device, e)))
+        return call_failed(got, "cudaGetDevice", e);
+    if ((rc = device_attribute(&major, cudaDevAttrComputeCapabilityMajor, device, e)) || (rc = device_attribute(&minor, cudaDevAttrComputeCapabilityMinor, device, e)) ||
+        (rc = device_attribute(&d->sms, cudaDevAttrMultiProcessorCount, device, e)) || (rc = device_attribute(&d->block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device, e)) ||
+        (rc = device_attribute(&d->sm_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device, e)))
         return rc;
     d->capability = 10 * major + minor;
     if (d->capability < 80)
@@ -103,7 +93,7 @@ static int launch(const struct marlin_device *d, const struct marlin_call *call,
     a->pdl = (int)lc.numAttrs;
     void *params[] = {a};
     cudaError_t rc = cudaLaunchKernelExC(&lc, kernel_of(c->rows, c->wn_log2, s->bits, call->act == MARLIN_BF16), params);
-    return rc == cudaSuccess ? 0 : failed(rc, "launch of kernel marlin", e);
+    return rc == cudaSuccess ? 0 : call_failed(rc, "launch of kernel marlin", e);
 }
 
 extern "C" int marlin_launch(const struct marlin_device *d, const struct marlin_call *call, const struct marlin_config *c, void *stream, struct err *e)
