@@ -200,6 +200,13 @@ $(B)/tests/kernels/check_marlin_emu $(B)/tests/kernels/check_machete_emu: $(B)/t
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $(filter %.o,$^) $(LIB) -lcmocka $(LIBS) -lstdc++
 
+# Weights on the emulated device: the plug-in in one program with its test.
+$(O)/tests/kernels/check_reorder.o: private CFLAGS_ALL += -Itests/emu/include
+$(B)/tests/kernels/check_reorder: $(O)/tests/kernels/check_reorder.o $(OBJ_EMU) $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS) -lstdc++
+
 # The Marlin and Machete kernels by themselves, all tiles and types: programs that test and time them on a device, each with all it needs linked in. MACHETE_GUARD=1: in
 # build/cuda-guard, and waits of Machete's kernels that last two seconds end with an error that says where.
 CUDA_ARCHS ?= 80 90
@@ -211,7 +218,7 @@ MARLIN_ROW_OBJ := $(foreach r,$(MARLIN_ROWS),$(OC)/kernels/cuda/marlin_rows$(fir
 MARLIN_OBJ := $(OC)/kernels/cuda/marlin.o $(OC)/kernels/cuda/marlin_gather.o $(MARLIN_ROW_OBJ)
 MACHETE_ROW_OBJ := $(foreach r,$(MACHETE_ROWS),$(OC)/kernels/cuda/machete_rows$(firstword $(subst :, ,$(r))).o)
 MACHETE_OBJ := $(OC)/kernels/cuda/machete.o $(MACHETE_ROW_OBJ)
-CLASS_HOST_OBJ := $(addprefix $(O)/,$(addprefix kernels/cuda/,pack_units.o marlin_pack.o marlin_choose.o machete_pack.o machete_choose.o) kernels/tensor.o pipeline/base/err.o)
+CLASS_HOST_OBJ := $(addprefix $(O)/,$(addprefix kernels/cuda/,pack_units.o marlin_pack.o marlin_choose.o machete_pack.o machete_choose.o) kernels/tensor.o kernels/wfmt.o pipeline/base/err.o)
 GPU_TESTS := $(patsubst tests/gpu/%.cu,$(CUDA_OUT)/%,$(wildcard tests/gpu/check_*.cu))
 GPU_BENCHES := $(patsubst tests/bench/%.cu,$(CUDA_OUT)/%,$(wildcard tests/bench/bench_*.cu))
 .PHONY: gpu-programs

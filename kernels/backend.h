@@ -27,7 +27,7 @@
 #include "kernels/tensor.h"
 #include "pipeline/base/err.h"
 
-enum { BACKEND_ABI = 4, HESSIAN_BLOCK_ROWS = 256 };
+enum { BACKEND_ABI = 5, HESSIAN_BLOCK_ROWS = 256 };
 
 struct weight;   /* a linear layer's matrix as this backend wants it; opaque */
 struct kv_cache; /* keys and values of one sequence; opaque */
@@ -145,7 +145,7 @@ struct backend_ops {
 
     /* weights: prepacked copies; the source may go away after */
     int (*weight_dense)(struct backend *b, const struct tensor_view *w, struct weight **out, struct err *e);      /* [N,K] F32, F16 or BF16 */
-    int (*weight_quantized)(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e);
+    int (*weight_quantized)(struct backend *b, const struct qwords *q, struct weight **out, struct err *e);
     void (*weight_free)(struct backend *b, struct weight *w);
 
     /* y[M,N] = x[M,K] W^T (+ bias[N], may be NULL) (+ y when accumulate: the product is finished first, then added). ldx, ldy in elements. */

@@ -47,7 +47,7 @@ static int op_weight_dense(struct backend *b, const struct tensor_view *t, struc
     return cpu_weight_dense(t, out, e);
 }
 
-static int op_weight_quantized(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e)
+static int op_weight_quantized(struct backend *b, const struct qwords *q, struct weight **out, struct err *e)
 {
     (void)b;
     return cpu_weight_quantized(q, out, e);

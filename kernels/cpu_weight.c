@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/half.h"
+#include "kernels/wfmt.h"
 
 void *cpu_alloc(size_t bytes)
 {
@@ -75,7 +76,7 @@ int cpu_weight_dense(const struct tensor_view *t, struct weight **out, struct er
 }
 
 /* Stretches of columns with one group; -1 when memory is short. */
-static int find_runs(struct weight *w, const struct qmatrix *q)
+static int find_runs(struct weight *w, const struct qwords *q)
 {
     int64_t runs = 0;
     for (int64_t k = 0; k < q->K; k++)
@@ -94,38 +95,55 @@ static int find_runs(struct weight *w, const struct qmatrix *q)
     return 0;
 }
 
-static int check(const struct qmatrix *q, struct err *e)
+static int check(const struct qwords *q, struct err *e)
 {
     if (q->bits != 2 && q->bits != 3 && q->bits != 4 && q->bits != 8)
         return err_set(e, ERR_UNSUPPORTED, "%d-bit weights; 2, 3, 4 and 8 are supported", q->bits);
     for (int64_t k = 0; k < q->K; k++)
         if (q->g_idx[k] < 0 || q->g_idx[k] >= q->G)
             return err_set(e, ERR_FORMAT, "g_idx[%lld] is %d, but there are %lld groups", (long long)k, (int)q->g_idx[k], (long long)q->G);
-    int max = (1 << q->bits) - 1;
-    for (int64_t i = 0; i < q->N * q->K; i++)
-        if (q->codes[i] > max)
-            return err_set(e, ERR_FORMAT, "code %d at row %lld, column %lld does not fit %d bits", q->codes[i], (long long)(i / q->K), (long long)(i % q->K),
-                           q->bits);
     return 0;
 }
 
-static void pack_codes(struct weight *w, const struct qmatrix *q)
+/* Words of 4 bits are in the panels' order already, word after word of a column: a panel is 16 columns of the file's matrix. */
+static void put_words4(struct weight *w, const struct qwords *q, int64_t r, int64_t n, int64_t columns)
 {
-    for (int64_t n = 0; n < q->N; n++) {
-        const uint8_t *codes = q->codes + n * q->K;
-        if (w->fmt == WFMT_W8) {
-            uint8_t *to = (uint8_t *)w->data + n / PANEL * q->K * PANEL + n % PANEL;
-            for (int64_t k = 0; k < q->K; k++)
-                to[k * PANEL] = codes[k];
-        } else {
-            uint32_t *to = (uint32_t *)w->data + n / PANEL * ((q->K + 7) / 8) * PANEL + n % PANEL;
-            for (int64_t k = 0; k < q->K; k++)
-                to[k / 8 * PANEL] |= (uint32_t)codes[k] << 4 * (k % 8);
-        }
-    }
+    uint32_t *to = (uint32_t *)w->data + (n / PANEL * ((q->K + 7) / 8) + r) * PANEL;
+    const uint32_t keep = q->K - 8 * r < 8 ? (1u << 4 * (q->K - 8 * r)) - 1u : ~0u, *from = q->words + r * q->N + n;
+    for (int64_t j = 0; j < columns; j++)
+        to[j] = from[j] & keep;
 }
 
-int cpu_weight_quantized(const struct qmatrix *q, struct weight **out, struct err *e)
+static void put_words8(struct weight *w, const struct qwords *q, int64_t r, int64_t n, int64_t columns)
+{
+    uint8_t *to = (uint8_t *)w->data + (n / PANEL * q->K + 4 * r) * PANEL;
+    const uint32_t *from = q->words + r * q->N + n;
+    for (int64_t k = 0; k < 4 && 4 * r + k < q->K; k++)
+        for (int64_t j = 0; j < columns; j++)
+            to[k * PANEL + j] = (uint8_t)(from[j] >> 8 * k);
+}
+
+/* 2 and 3 bits, in fields of 4. */
+static void put_codes(struct weight *w, const struct qwords *q, int64_t r, int64_t n, int64_t columns)
+{
+    uint32_t *to = (uint32_t *)w->data + (n / PANEL * ((q->K + 7) / 8) + r) * PANEL;
+    for (int64_t k = 8 * r; k < q->K && k < 8 * r + 8; k++)
+        for (int64_t j = 0; j < columns; j++)
+            to[j] |= wfmt_code(q->words + n + j, q->N, k, q->bits) << 4 * (k % 8);
+}
+
+/* Rows of the file's words by panels: enough rows at a time that a panel gets a run of memory, few enough that each is read as a stream of its own. */
+static void pack_codes(struct weight *w, const struct qwords *q)
+{
+    enum { ROWS = 32 };
+    const int64_t rows = q->bits == 8 ? (q->K + 3) / 4 : (q->K + 7) / 8;
+    for (int64_t r0 = 0; r0 < rows; r0 += ROWS)
+        for (int64_t n = 0; n < q->N; n += PANEL)
+            for (int64_t r = r0; r < rows && r < r0 + ROWS; r++)
+                (q->bits == 8 ? put_words8 : q->bits == 4 ? put_words4 : put_codes)(w, q, r, n, q->N - n < PANEL ? q->N - n : PANEL);
+}
+
+int cpu_weight_quantized(const struct qwords *q, struct weight **out, struct err *e)
 {
     *out = NULL;
     int code = check(q, e);

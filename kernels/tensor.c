@@ -66,3 +66,9 @@ void qmatrix_free(struct qmatrix *q)
     free(q->g_idx);
     memset(q, 0, sizeof *q);
 }
+
+void qwords_free(struct qwords *q)
+{
+    free(q->owned);
+    memset(q, 0, sizeof *q);
+}

@@ -1,19 +1,13 @@
 #include "kernels/wfmt.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "kernels/backend.h"
 #include "kernels/half.h"
 
-/* Bits i * bits .. of a stream of words that lie `stride` apart: a code may straddle two words (3 bits only). */
-static uint32_t get(const uint32_t *words, int64_t stride, int64_t i, int bits)
-{
-    int64_t bit = i * bits, word = bit / 32;
-    int shift = (int)(bit % 32);
-    uint64_t pair = words[word * stride];
-    if (shift + bits > 32)
-        pair |= (uint64_t)words[(word + 1) * stride] << 32;
-    return (uint32_t)(pair >> shift) & ((1u << bits) - 1);
-}
+/* Columns that a walk along K takes together: a cache line of words, and as few rows of codes. */
+enum { COLUMNS = 16 };
 
 /* Sets code i of a stream that is zero there. */
 static void put(uint32_t *words, int64_t stride, int64_t i, int bits, uint32_t code)
@@ -28,46 +22,50 @@ static void put(uint32_t *words, int64_t stride, int64_t i, int bits, uint32_t c
 void wfmt_pack_qweight(const struct qmatrix *q, uint32_t *qweight)
 {
     memset(qweight, 0, (size_t)(wfmt_words(q->K, q->bits) * q->N) * sizeof *qweight);
-    for (int64_t n = 0; n < q->N; n++)
-        for (int64_t k = 0; k < q->K; k++)
-            put(qweight + n, q->N, k, q->bits, q->codes[n * q->K + k]);
-}
-
-/* The eight nibbles of a word as bytes, the lowest first. */
-static uint64_t nibbles(uint32_t word)
-{
-    uint64_t x = (word | (uint64_t)word << 16) & 0x0000ffff0000ffffu;
-    x = (x | x << 8) & 0x00ff00ff00ff00ffu;
-    return (x | x << 4) & 0x0f0f0f0f0f0f0f0fu;
-}
-
-/* Whole words of 4 or 8 bits. A row of words lies along n, a row of codes along k: blocks of one cache line of words by 8 rows, few enough to stay in one set of the nearest
- * cache, for K and N are often powers of 2. */
-static void unpack_words(struct qmatrix *q, const uint32_t *qweight)
-{
-    enum { COLUMNS = 16, ROWS = 8 };
-    const int64_t each = 32 / q->bits, rows = q->K / each;
     for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS)
-        for (int64_t r0 = 0; r0 < rows; r0 += ROWS) {
-            const int64_t n1 = n0 + COLUMNS < q->N ? n0 + COLUMNS : q->N, r1 = r0 + ROWS < rows ? r0 + ROWS : rows;
-            for (int64_t n = n0; n < n1; n++)
-                for (int64_t r = r0; r < r1; r++) {
-                    const uint32_t word = qweight[r * q->N + n];
-                    const uint64_t bytes = q->bits == 4 ? nibbles(word) : word;
-                    memcpy(q->codes + n * q->K + r * each, &bytes, (size_t)each); /* x86 puts the lowest byte first, too */
-                }
-        }
+        for (int64_t k = 0; k < q->K; k++)
+            for (int64_t n = n0; n < q->N && n < n0 + COLUMNS; n++)
+                put(qweight + n, q->N, k, q->bits, q->codes[n * q->K + k]);
 }
 
-void wfmt_unpack_qweight(struct qmatrix *q, const uint32_t *qweight)
+static int check_codes(const struct qmatrix *q, struct err *e)
 {
-    if ((q->bits == 4 || q->bits == 8) && q->K % (32 / q->bits) == 0) {
-        unpack_words(q, qweight);
-        return;
-    }
-    for (int64_t n = 0; n < q->N; n++)
-        for (int64_t k = 0; k < q->K; k++)
-            q->codes[n * q->K + k] = (uint8_t)get(qweight + n, q->N, k, q->bits);
+    const int64_t count = q->N * q->K;
+    const unsigned max = (1u << q->bits) - 1u;
+    uint8_t seen = 0;
+    for (int64_t i = 0; i < count; i++)
+        seen |= q->codes[i];
+    for (int64_t i = 0; seen > max && i < count; i++)
+        if (q->codes[i] > max)
+            return err_set(e, ERR_FORMAT, "code %d at row %lld, column %lld does not fit %d bits", q->codes[i], (long long)(i / q->K), (long long)(i % q->K), q->bits);
+    return 0;
+}
+
+int wfmt_pack(const struct qmatrix *q, struct qwords *out, struct err *e)
+{
+    *out = (struct qwords){0};
+    int rc = check_codes(q, e);
+    if (rc)
+        return rc;
+    const size_t bytes = (size_t)(wfmt_words(q->K, q->bits) * q->N) * sizeof(uint32_t);
+    uint32_t *words = malloc(bytes ? bytes : 1);
+    if (!words)
+        return err_set(e, ERR_NOMEM, "no memory for %zu bytes of packed codes", bytes);
+    wfmt_pack_qweight(q, words);
+    *out = (struct qwords){.N = q->N, .K = q->K, .G = q->G, .bits = q->bits, .group_size = q->group_size, .words = words, .scales = q->scales, .zeros = q->zeros,
+                           .g_idx = q->g_idx, .owned = words};
+    return 0;
+}
+
+int wfmt_weight(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e)
+{
+    struct qwords words;
+    *out = NULL;
+    int rc = wfmt_pack(q, &words, e);
+    if (!rc)
+        rc = b->ops->weight_quantized(b, &words, out, e);
+    qwords_free(&words);
+    return rc;
 }
 
 void wfmt_pack_qzeros(const struct qmatrix *q, enum wfmt_version version, uint32_t *qzeros)
@@ -80,13 +78,13 @@ void wfmt_pack_qzeros(const struct qmatrix *q, enum wfmt_version version, uint32
             put(qzeros + g * words, 1, n, q->bits, (q->zeros[g * q->N + n] - less) & mask);
 }
 
-void wfmt_unpack_qzeros(struct qmatrix *q, enum wfmt_version version, const uint32_t *qzeros)
+void wfmt_unpack_qzeros(uint8_t *zeros, int64_t G, int64_t N, int bits, enum wfmt_version version, const uint32_t *qzeros)
 {
-    const int64_t words = wfmt_words(q->N, q->bits);
+    const int64_t words = wfmt_words(N, bits);
     const uint32_t more = version == WFMT_V1;
-    for (int64_t g = 0; g < q->G; g++)
-        for (int64_t n = 0; n < q->N; n++)
-            q->zeros[g * q->N + n] = (uint8_t)(get(qzeros + g * words, 1, n, q->bits) + more);
+    for (int64_t g = 0; g < G; g++)
+        for (int64_t n = 0; n < N; n++)
+            zeros[g * N + n] = (uint8_t)(wfmt_code(qzeros + g * words, 1, n, bits) + more);
 }
 
 void wfmt_pack_rows(const struct qmatrix *q, uint8_t *rows)
@@ -118,11 +116,12 @@ void wfmt_unpack_rows(struct qmatrix *q, const uint8_t *rows)
         }
 }
 
-void wfmt_dequant(const struct qmatrix *q, float *w)
+void wfmt_dequant(const struct qwords *q, float *w)
 {
-    for (int64_t n = 0; n < q->N; n++)
-        for (int64_t k = 0; k < q->K; k++) {
-            int64_t at = q->g_idx[k] * q->N + n;
-            w[n * q->K + k] = f16_to_f32(q->scales[at]) * (float)(q->codes[n * q->K + k] - q->zeros[at]);
-        }
+    for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS)
+        for (int64_t k = 0; k < q->K; k++)
+            for (int64_t n = n0; n < q->N && n < n0 + COLUMNS; n++) {
+                int64_t at = q->g_idx[k] * q->N + n;
+                w[n * q->K + k] = f16_to_f32(q->scales[at]) * (float)((int)wfmt_code(q->words + n, q->N, k, q->bits) - q->zeros[at]);
+            }
 }

@@ -1,5 +1,5 @@
 /* Packed formats of quantized weights: what files hold, as bit diagrams. The scalar functions here are the specification; kernels with layouts of their own
- * are made from struct qmatrix (kernels/tensor.h), never from packed bytes.
+ * are made from the words of qweight (struct qwords, kernels/tensor.h) as they lie in the file.
  *
  * GPTQ, codes ("qweight", int32 [ceil(K * b / 32), N]), b = 2, 3, 4, 8. Column n of the tensor is one stream of bits, lowest first, word after word; the code
  * of input k lies at bits k * b .. k * b + b - 1:
@@ -32,6 +32,10 @@
 #include <stdint.h>
 
 #include "kernels/tensor.h"
+#include "pipeline/base/err.h"
+
+struct backend;
+struct weight;
 
 /* How qzeros are stored. */
 enum wfmt_version { WFMT_V1 = 1, WFMT_V2 = 2 };
@@ -42,6 +46,24 @@ static inline int64_t wfmt_words(int64_t n, int bits)
     return n / 32 * bits + (n % 32 * bits + 31) / 32;
 }
 
+/* Code i of a stream of words that lie `stride` apart: of input i of column n, wfmt_code(words + n, N, i, bits). 3 bits may straddle two words. The device's code reads
+ * words by it, too. */
+#ifdef __CUDACC__
+static __host__ __device__ __forceinline__
+#else
+static inline
+#endif
+    uint32_t
+    wfmt_code(const uint32_t *words, int64_t stride, int64_t i, int bits)
+{
+    int64_t bit = i * bits, word = bit / 32;
+    int shift = (int)(bit % 32);
+    uint64_t pair = words[word * stride];
+    if (shift + bits > 32)
+        pair |= (uint64_t)words[(word + 1) * stride] << 32;
+    return (uint32_t)(pair >> shift) & ((1u << bits) - 1);
+}
+
 /* Bytes of one row of n codes. */
 static inline int64_t wfmt_row_bytes(int64_t n, int bits)
 {
@@ -50,15 +72,17 @@ static inline int64_t wfmt_row_bytes(int64_t n, int bits)
 
 /* qweight [wfmt_words(K), N] from q->codes. */
 void wfmt_pack_qweight(const struct qmatrix *q, uint32_t *qweight);
-/* q->codes from qweight; q->N, K and bits are set. */
-void wfmt_unpack_qweight(struct qmatrix *q, const uint32_t *qweight);
-/* qzeros [G, wfmt_words(N)] from q->zeros, and back; q->N, G and bits are set. */
+/* What a backend takes, of what a quantizer made: owns its words, borrows the rest of q. -ERR_FORMAT names a code that does not fit q->bits, -ERR_NOMEM. */
+int wfmt_pack(const struct qmatrix *q, struct qwords *out, struct err *e);
+/* b's weight_quantized of it. */
+int wfmt_weight(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e);
+/* qzeros [G, wfmt_words(N)] from q->zeros, and back into zeros [G,N]. */
 void wfmt_pack_qzeros(const struct qmatrix *q, enum wfmt_version version, uint32_t *qzeros);
-void wfmt_unpack_qzeros(struct qmatrix *q, enum wfmt_version version, const uint32_t *qzeros);
+void wfmt_unpack_qzeros(uint8_t *zeros, int64_t G, int64_t N, int bits, enum wfmt_version version, const uint32_t *qzeros);
 /* rows [N, wfmt_row_bytes(K)] from q->codes, and back. */
 void wfmt_pack_rows(const struct qmatrix *q, uint8_t *rows);
 void wfmt_unpack_rows(struct qmatrix *q, const uint8_t *rows);
 /* w [N,K] f32, exact. Groups must be in range. */
-void wfmt_dequant(const struct qmatrix *q, float *w);
+void wfmt_dequant(const struct qwords *q, float *w);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/wfmt.h"
 #include "pipeline/base/io.h"
 #include "pipeline/base/mem.h"
 #include "stages/calibration.h"
@@ -181,7 +182,7 @@ static int quantize_module(struct node_work *n, int m, const struct evidence *v,
     if (!n->l)
         return 0;
     struct weight *quantized = NULL;
-    rc = n->c->b->ops->weight_quantized(n->c->b, &n->q[m], &quantized, e);
+    rc = wfmt_weight(n->c->b, &n->q[m], &quantized, e);
     if (!rc)
         n->l->w[m] = quantized;
     return rc;
@@ -578,7 +579,7 @@ static int load_quantized(struct chain *c, struct layer *l, const struct fileset
         config_module_shape(&c->q->model.config, (enum module_id)m, &N, &K);
         rc = layer_read(&set, config_module_short((enum module_id)m), N, K, row->params.bits, row->params.group_size, row->params.sym, &q, e);
         if (!rc)
-            rc = c->b->ops->weight_quantized(c->b, &q, &w, e);
+            rc = wfmt_weight(c->b, &q, &w, e);
         qmatrix_free(&q);
         if (rc)
             break;

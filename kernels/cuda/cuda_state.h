@@ -74,6 +74,14 @@ struct scratch {
     size_t bytes;
 };
 
+/* Page-locked memory on whose halves uploads take turns (upload.c). */
+struct cuda_ring {
+    char *p;
+    size_t used;            /* of the half that is being filled */
+    int half;
+    cudaEvent_t fetched[2]; /* the device has what a half held when it was left */
+};
+
 struct cuda_state {
     int device;
     cudaStream_t stream;
@@ -86,6 +94,9 @@ struct cuda_state {
     struct scratch ids;      /* small things from the host */
     struct scratch results;  /* of nll and kl */
     struct scratch marlin_space;
+    struct scratch words;    /* of a matrix on its way, while weights are loaded */
+    struct cuda_ring ring;
+    bool sent;               /* weights may be on their way: cuda_settle */
     struct kv_pool pool;
     struct marlin_device marlin;
     struct machete_device machete;
@@ -105,24 +116,30 @@ struct cuda_state {
 int cuda_check(struct cuda_state *s, cudaError_t r, const char *what, struct err *e);
 int cuda_reserve(struct cuda_state *s, struct scratch *m, size_t bytes, const char *what, struct err *e);
 int cuda_take(struct cuda_state *s, size_t bytes, const char *what, void **out, struct err *e);
-/* Takes it and fills it from the host; done when it returns. On an error *out may hold memory, which is the caller's. */
+
+/* upload.c. Rows of `width` bytes, `pitch` apart in host memory, `to_pitch` on the device. The source may go away when it returns; the device has them in the stream's order. */
+int cuda_send(struct cuda_state *s, void *to, size_t to_pitch, const void *from, size_t pitch, size_t width, size_t rows, const char *what, struct err *e);
+/* Takes it and sends. On an error *out may hold memory, which is the caller's. */
 int cuda_take_copy(struct cuda_state *s, const void *from, size_t bytes, const char *what, void **out, struct err *e);
+/* Words go to the device as the file has them and are brought into the order of w's class there, into `bytes` of w->data. w is complete but for those. */
+int cuda_send_words(struct cuda_state *s, struct weight *w, const struct qwords *q, size_t bytes, struct err *e);
+/* Before a product: waits for weights on their way, once. A kernel that is launched early (pdl) reads them before it waits for the one before it. */
+int cuda_settle(struct cuda_state *s, struct err *e);
+void cuda_ring_close(struct cuda_state *s);
 
 /* weight.c, linear.c, attention.c, kv.c, logits.c: ops */
 int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct weight **out, struct err *e);
-/* Codes go to the device a byte each and are packed there, into `bytes` of w->data. to [K]: place of an input after reordering, NULL: its own. */
-int cuda_upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const int32_t *to, size_t bytes, struct err *e);
 /* What the host makes of a packed matrix, and its sizes. `tables` fills what is not NULL. */
 struct packed_form {
     int64_t Kx;
     bool zero_table, permuted;
     size_t code_bytes, scale_bytes, zero_bytes;
-    int (*tables)(const struct weight *w, const struct qmatrix *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
+    int (*tables)(const struct weight *w, const struct qwords *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
 };
-int cuda_packed_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const struct packed_form *f, struct err *e);
-int cuda_machete_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e);
-int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e);
-int cuda_weight_quantized(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e);
+int cuda_packed_weight(struct cuda_state *s, struct weight *w, const struct qwords *q, const struct packed_form *f, struct err *e);
+int cuda_machete_weight(struct cuda_state *s, struct weight *w, const struct qwords *q, struct err *e);
+int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qwords *q, struct err *e);
+int cuda_weight_quantized(struct backend *b, const struct qwords *q, struct weight **out, struct err *e);
 void cuda_weight_free(struct backend *b, struct weight *w);
 const char *cuda_weight_kernel(const struct backend *b, const struct weight *w, const char **why);
 int cuda_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias, bool accumulate,
@@ -156,8 +173,8 @@ cudaError_t launch_linear_w4(cudaStream_t s, const struct linear_args *a, int pr
 cudaError_t launch_linear_w8(cudaStream_t s, const struct linear_args *a, int processors);
 int cuda_machete_linear(struct cuda_state *s, const struct linear_args *a, struct err *e);
 int cuda_marlin_linear(struct cuda_state *s, const struct linear_args *a, struct err *e);
-/* codes u8 [N,K] -> w->data; to [K]: place of an input after reordering (NULL: its own) */
-cudaError_t launch_pack(cudaStream_t s, const struct weight *w, const uint8_t *codes, const int32_t *to);
+/* words [wfmt_words(K, bits), columns]: those of outputs column .. column + columns - 1, column a multiple of 128 -> their part of w->data */
+cudaError_t launch_reorder(cudaStream_t s, const struct weight *w, const uint32_t *words, int bits, int64_t column, int64_t columns);
 
 cudaError_t launch_widen(cudaStream_t s, float *y, const void *rows, enum dtype t, int64_t n);
 cudaError_t launch_rmsnorm(cudaStream_t s, float *y, const float *x, const float *w, int64_t M, int64_t K, float eps);

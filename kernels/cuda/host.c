@@ -360,12 +360,13 @@ static void destroy(struct backend *b)
     if (!b)
         return;
     struct cuda_state *s = state_of(b);
-    struct scratch *all[] = {&s->split, &s->partial, &s->ids, &s->results, &s->marlin_space};
+    struct scratch *all[] = {&s->split, &s->partial, &s->ids, &s->results, &s->marlin_space, &s->words};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->p)
             cudaFree(all[i]->p);
     cuda_kv_release(s);
     free(s->pool.pages);
+    cuda_ring_close(s);
     if (s->staging)
         cudaFreeHost(s->staging);
     if (s->staged)

@@ -53,6 +53,23 @@ HOST_DEVICE struct code_place w8_place(int64_t n, int64_t k, int64_t units)
     return p;
 }
 
+enum { W4_UNIT_WORDS = 256, W8_UNIT_WORDS = 512 };
+
+/* The other way: the code, input k and output n within its tile and unit, that field `field` (of 4 bits, of 8) of a unit's word holds. */
+HOST_DEVICE void w4_code_at(int word, int field, int *k, int *n)
+{
+    int lane = word % 128 / 4, chunk = word / 128 * 2 + word % 4 / 2, step = word % 2;
+    *k = chunk * CHUNK_K + lane % 4 * 8 + step * 4 + (field >> 1 & 1) * 2 + (field >> 2);
+    *n = lane / 4 + 8 * (field & 1);
+}
+
+HOST_DEVICE void w8_code_at(int word, int field, int *k, int *n)
+{
+    int lane = word % 128 / 4, chunk = word / 128, step = word % 4 / 2, pair = word % 2;
+    *k = chunk * CHUNK_K + lane % 4 * 8 + step * 4 + pair * 2 + field % 2;
+    *n = lane / 4 + 8 * (field / 2);
+}
+
 /* Sizes. */
 HOST_DEVICE int64_t pad_to(int64_t n, int64_t unit)
 {

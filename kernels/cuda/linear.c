@@ -60,7 +60,9 @@ int cuda_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_
         return err_set(e, ERR_SHAPE, "linear %lld x %lld with row strides %lld and %lld", (long long)w->N, (long long)w->K, (long long)ldy, (long long)ldx);
     if (M <= 0)
         return 0;
-    int rc = w->fmt == CUDA_F32 ? 0 : split(s, x, ldx, M, w, e);
+    int rc = cuda_settle(s, e);
+    if (!rc && w->fmt != CUDA_F32)
+        rc = split(s, x, ldx, M, w, e);
     if (rc)
         return rc;
     const struct linear_args a = {.y = y, .x = x, .xs = s->split.p, .ldy = ldy, .ldx = ldx, .M = M, .w = w, .bias = bias, .accumulate = accumulate};

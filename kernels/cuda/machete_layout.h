@@ -66,6 +66,16 @@ MACHETE_FN int machete_code_shift(int bits, int64_t k, int64_t n)
     return marlin_code_shift(bits, k, n);
 }
 
+/* The other way: the code (k, n) of a block that field `field` (of `bits` bits) of word `word` of the block holds. */
+MACHETE_FN void machete_code_at(int bits, int word, int field, int *k, int *n)
+{
+    int plane = word / MACHETE_PLANE_WORDS, thread = word % MACHETE_PLANE_WORDS / 4, in_vector = word % 4;
+    int half = bits == 4 ? field & 1 : in_vector % 2, hi = bits == 4 ? field >> 1 & 1 : field & 1, lo = bits == 4 ? field >> 2 : field >> 1;
+    int slice = bits == 4 ? in_vector : 2 * plane + in_vector / 2;
+    *k = 16 * slice + 8 * hi + 2 * (thread % 4) + lo;
+    *n = thread / 32 * 16 + 8 * half + thread % 32 / 4;
+}
+
 /* Element of column n in the scales (or zeros) with `rows` rows a stripe. */
 MACHETE_FN size_t machete_scale_at(int64_t row, int64_t n, int64_t rows)
 {

@@ -24,7 +24,7 @@ static int shape_of(const struct pack_units *u, struct machete_shape *s, struct 
     return 0;
 }
 
-int machete_plan(const struct qmatrix *q, struct machete_shape *s, struct err *e)
+int machete_plan(const struct qwords *q, struct machete_shape *s, struct err *e)
 {
     struct pack_units u;
     int rc = pack_units_plan(q, &u, e);
@@ -49,7 +49,7 @@ static size_t scale_at(const struct pack_layout *l, int row, int64_t n)
     return machete_scale_at(row, n, l->rows);
 }
 
-int machete_pack(const struct qmatrix *q, const struct machete_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
+int machete_pack(const struct qwords *q, const struct machete_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
 {
     const struct pack_units u = {s->N, s->K, s->Kx, s->bits, s->unit_shift, s->zero_table, s->permuted, s->zero};
     const struct pack_layout l = {.columns = MACHETE_N, .block_words = machete_block_words(s->bits), .k_blocks = s->k_blocks, .rows = s->rows, .code_bytes = s->code_bytes,

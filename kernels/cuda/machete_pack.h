@@ -28,15 +28,15 @@ struct machete_shape {
     size_t code_bytes, scale_bytes, zero_bytes, perm_bytes; /* zero_bytes, perm_bytes: 0 when not needed */
 };
 
-/* -ERR_SHAPE: empty, or more than 2^31 blocks. -ERR_FORMAT: code, zero or group out of range, named with its place. -ERR_NOMEM. */
-int machete_plan(const struct qmatrix *q, struct machete_shape *s, struct err *e);
+/* -ERR_SHAPE: empty, or more than 2^31 blocks. -ERR_FORMAT: zero or group out of range, named with its place. -ERR_NOMEM. */
+int machete_plan(const struct qwords *q, struct machete_shape *s, struct err *e);
 
 /* The same for a symmetric matrix in its own order that is not there yet: zero 2^(bits - 1), groups of 32, 64, 128, ... or -1. */
 int machete_plan_plain(int64_t N, int64_t K, int bits, int group_size, struct machete_shape *s, struct err *e);
 
 /* codes [code_bytes / 4], scales [scale_bytes / 2] f16, zeros [zero_bytes / 2] f16, perm [perm_bytes / 4]: source column of each column of the gathered X, -1 for a
  * filled-up one; zeros and perm may be NULL when their size is 0. s is what machete_plan made for this q. */
-int machete_pack(const struct qmatrix *q, const struct machete_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
+int machete_pack(const struct qwords *q, const struct machete_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
 
 /* The packed weight at (n, column k of the X that the kernel reads), exact: for tests. */
 float machete_packed_weight(const struct machete_shape *s, const uint32_t *codes, const uint16_t *scales, const uint16_t *zeros, int64_t n, int64_t k);

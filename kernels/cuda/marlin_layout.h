@@ -67,6 +67,16 @@ MARLIN_FN int marlin_code_shift(int bits, int64_t k, int64_t n)
     return 16 * lo + 8 * hi;                /* bytes 0 2 1 3 */
 }
 
+/* The other way: the code (k, n) of a chunk that field `field` (of `bits` bits) of word `word` of the chunk holds. */
+MARLIN_FN void marlin_code_at(int bits, int word, int field, int *k, int *n)
+{
+    int planes = bits / 4, plane = word / MARLIN_PLANE_WORDS, lane = word % MARLIN_PLANE_WORDS / MARLIN_VECTOR_WORDS, in_vector = word % MARLIN_VECTOR_WORDS;
+    int half = bits == 4 ? field & 1 : in_vector % 2, hi = bits == 4 ? field >> 1 & 1 : field & 1, lo = bits == 4 ? field >> 2 : field >> 1;
+    int j = bits == 4 ? in_vector : 2 * (plane % 2) + in_vector / 2;
+    *k = plane / planes * 16 + 8 * hi + 2 * (lane % 4) + lo;
+    *n = 16 * j + 8 * half + lane / 4;
+}
+
 /* Element of column n in a row of scales (or zeros) of n_strips * 64. */
 MARLIN_FN size_t marlin_scale_at(int64_t group, int64_t n, int64_t n_strips)
 {

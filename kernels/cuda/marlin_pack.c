@@ -31,7 +31,7 @@ static struct marlin_shape shape_of(const struct pack_units *u)
                                  .zero = u->zero};
 }
 
-int marlin_plan(const struct qmatrix *q, struct marlin_shape *s, struct err *e)
+int marlin_plan(const struct qwords *q, struct marlin_shape *s, struct err *e)
 {
     struct pack_units u;
     int rc = pack_units_plan(q, &u, e);
@@ -62,7 +62,7 @@ static size_t scale_at(const struct pack_layout *l, int row, int64_t n)
     return marlin_scale_at(row, n, l->strips);
 }
 
-int marlin_pack(const struct qmatrix *q, const struct marlin_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
+int marlin_pack(const struct qwords *q, const struct marlin_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
 {
     const struct pack_units u = {s->N, s->K, s->Kx, s->bits, s->unit_shift, s->zero_table, s->permuted, s->zero};
     const struct pack_layout l = {.columns = MARLIN_CHUNK, .block_words = marlin_chunk_words(s->bits), .k_blocks = s->k_chunks, .rows = s->rows, .code_bytes = s->code_bytes,

@@ -1,7 +1,7 @@
 /* From a quantized matrix of a checkpoint to the layout of marlin_layout.h, on the host: marlin_plan says what the packed form takes, marlin_pack fills buffers of
  * those sizes, which go to the device as they are. No CUDA in here.
  *
- * Anything struct qmatrix can hold runs:
+ * Anything struct qwords can hold runs:
  *   bits    4 and 8 as they are; 2 and 3 in fields of 4 bits
  *   zeros   all equal: one number in the launch; otherwise a table like the scales'
  *   N, K    padded to multiples of 64 by codes whose columns are never stored and whose inputs are read as 0
@@ -36,15 +36,15 @@ struct marlin_shape {
     size_t code_bytes, scale_bytes, zero_bytes, perm_bytes; /* zero_bytes, perm_bytes: 0 when not needed */
 };
 
-/* -ERR_SHAPE: empty, or more than 2^31 units. -ERR_FORMAT: code, zero or group out of range, named with its place. -ERR_NOMEM. */
-int marlin_plan(const struct qmatrix *q, struct marlin_shape *s, struct err *e);
+/* -ERR_SHAPE: empty, or more than 2^31 units. -ERR_FORMAT: zero or group out of range, named with its place. -ERR_NOMEM. */
+int marlin_plan(const struct qwords *q, struct marlin_shape *s, struct err *e);
 
 /* The same for a symmetric matrix in its own order that is not there yet: zero 2^(bits - 1), groups of 32, 64, 128, ... or -1. */
 int marlin_plan_plain(int64_t N, int64_t K, int bits, int group_size, struct marlin_shape *s, struct err *e);
 
 /* codes [code_bytes / 4], scales [scale_bytes / 2] f16, zeros [zero_bytes / 2] f16, perm [perm_bytes / 4]: source column of each column of the gathered X, -1 for a
  * filled-up one; zeros and perm may be NULL when their size is 0, codes when they are not wanted. s is what marlin_plan made for this q. */
-int marlin_pack(const struct qmatrix *q, const struct marlin_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
+int marlin_pack(const struct qwords *q, const struct marlin_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
 
 /* The packed weight at (n, column k of the X that the kernel reads), exact: for tests. */
 float marlin_packed_weight(const struct marlin_shape *s, const uint32_t *codes, const uint16_t *scales, const uint16_t *zeros, int64_t n, int64_t k);

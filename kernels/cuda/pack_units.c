@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/half.h"
+#include "kernels/wfmt.h"
 
 enum { UNIT_SHIFT_MAX = 20 };
 
@@ -17,7 +18,7 @@ static int64_t unit_elems(int unit_shift)
     return unit_shift < 0 ? 32 : (int64_t)64 << unit_shift;
 }
 
-static int check(const struct qmatrix *q, struct err *e)
+static int check(const struct qwords *q, struct err *e)
 {
     if (q->N < 1 || q->K < 1 || q->N > INT32_MAX / 2 || q->K > INT32_MAX / 2)
         return err_set(e, ERR_SHAPE, "matrix of N=%lld by K=%lld has no packed form", (long long)q->N, (long long)q->K);
@@ -27,12 +28,6 @@ static int check(const struct qmatrix *q, struct err *e)
         if (q->g_idx[k] < 0 || q->g_idx[k] >= q->G)
             return err_set(e, ERR_FORMAT, "g_idx[%lld] is %d, but there are %lld groups", (long long)k, q->g_idx[k], (long long)q->G);
     int top = (1 << q->bits) - 1;
-    uint8_t seen = 0;
-    for (int64_t i = 0; i < q->N * q->K; i++)
-        seen |= q->codes[i];
-    for (int64_t i = 0; seen > top && i < q->N * q->K; i++)
-        if (q->codes[i] > top)
-            return err_set(e, ERR_FORMAT, "code %d at n=%lld k=%lld does not fit %d bits", q->codes[i], (long long)(i / q->K), (long long)(i % q->K), q->bits);
     if (q->bits < 8)
         for (int64_t i = 0; i < q->G * q->N; i++)
             if (q->zeros[i] > top + 1)
@@ -41,7 +36,7 @@ static int check(const struct qmatrix *q, struct err *e)
 }
 
 /* The largest unit such that no unit of K inputs in their own order holds two groups; PACK_ONE_UNIT when all are in one; -2 when even 32 does not do. */
-static int natural_unit(const struct qmatrix *q)
+static int natural_unit(const struct qwords *q)
 {
     int64_t step = 0; /* all places where the group changes are multiples of it */
     for (int64_t k = 1; k < q->K; k++)
@@ -57,7 +52,7 @@ static int natural_unit(const struct qmatrix *q)
     return shift;
 }
 
-static int64_t *group_sizes(const struct qmatrix *q)
+static int64_t *group_sizes(const struct qwords *q)
 {
     int64_t *n = calloc((size_t)q->G, sizeof *n);
     for (int64_t k = 0; n && k < q->K; k++)
@@ -74,7 +69,7 @@ static int64_t filled_units(const int64_t *size, int64_t G, int unit_shift)
     return n;
 }
 
-int pack_units_plan(const struct qmatrix *q, struct pack_units *u, struct err *e)
+int pack_units_plan(const struct qwords *q, struct pack_units *u, struct err *e)
 {
     int rc = check(q, e);
     if (rc)
@@ -114,7 +109,7 @@ int pack_units_plain(int64_t N, int64_t K, int bits, int group_size, struct pack
 }
 
 /* perm [Kx] and the group of each unit [rows]: the sorted order of the inputs, or theirs. -1: nothing there. */
-static void order(const struct qmatrix *q, const struct pack_units *u, int rows, int32_t *perm, int32_t *group, int64_t *next)
+static void order(const struct qwords *q, const struct pack_units *u, int rows, int32_t *perm, int32_t *group, int64_t *next)
 {
     int64_t unit = unit_elems(u->unit_shift);
     for (int64_t k = 0; k < u->Kx; k++)
@@ -138,7 +133,7 @@ static void order(const struct qmatrix *q, const struct pack_units *u, int rows,
 }
 
 /* Block by block, so that what is written stays in the nearest cache; places in a block come from one table. */
-static void put_codes(const struct qmatrix *q, const struct pack_units *u, const struct pack_layout *l, const int32_t *perm, uint32_t *codes)
+static void put_codes(const struct qwords *q, const struct pack_units *u, const struct pack_layout *l, const int32_t *perm, uint32_t *codes)
 {
     const int64_t C = l->columns;
     uint16_t word[PACK_COLUMNS_MAX][PACK_K];
@@ -156,16 +151,16 @@ static void put_codes(const struct qmatrix *q, const struct pack_units *u, const
             uint32_t *block = codes + (size_t)(strip * l->k_blocks + kb) * (size_t)l->block_words;
             int64_t columns = q->N - strip * C < C ? q->N - strip * C : C, inputs = u->Kx - kb * PACK_K < PACK_K ? u->Kx - kb * PACK_K : PACK_K;
             for (int64_t n = 0; n < columns; n++) {
-                const uint8_t *row = q->codes + (strip * C + n) * q->K;
+                const uint32_t *column = q->words + strip * C + n;
                 const int32_t *from = perm + kb * PACK_K;
                 for (int64_t k = 0; k < inputs; k++)
                     if (from[k] >= 0)
-                        block[word[n][k]] |= (uint32_t)row[from[k]] << shift[n][k];
+                        block[word[n][k]] |= wfmt_code(column, q->N, from[k], q->bits) << shift[n][k];
             }
         }
 }
 
-static void put_rows(const struct qmatrix *q, const struct pack_units *u, const struct pack_layout *l, const int32_t *group, uint16_t *scales, uint16_t *zeros)
+static void put_rows(const struct qwords *q, const struct pack_units *u, const struct pack_layout *l, const int32_t *group, uint16_t *scales, uint16_t *zeros)
 {
     memset(scales, 0, l->scale_bytes);
     if (u->zero_table)
@@ -182,7 +177,7 @@ static void put_rows(const struct qmatrix *q, const struct pack_units *u, const 
     }
 }
 
-int pack_units_put(const struct qmatrix *q, const struct pack_units *u, const struct pack_layout *l, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm,
+int pack_units_put(const struct qwords *q, const struct pack_units *u, const struct pack_layout *l, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm,
                    struct err *e)
 {
     int32_t *own = perm ? NULL : malloc((size_t)u->Kx * sizeof *own), *group = malloc((size_t)l->rows * sizeof *group);

@@ -23,8 +23,8 @@ struct pack_units {
     float zero;       /* when there is no table */
 };
 
-/* -ERR_SHAPE, -ERR_UNSUPPORTED, -ERR_FORMAT (code, zero or group out of range, named with its place), -ERR_NOMEM. */
-int pack_units_plan(const struct qmatrix *q, struct pack_units *u, struct err *e);
+/* -ERR_SHAPE, -ERR_UNSUPPORTED, -ERR_FORMAT (zero or group out of range, named with its place), -ERR_NOMEM. */
+int pack_units_plan(const struct qwords *q, struct pack_units *u, struct err *e);
 
 /* The same for a symmetric matrix in its own order that is not there yet: zero 2^(bits - 1), groups of 32, 64, 128, ... or -1. */
 int pack_units_plain(int64_t N, int64_t K, int bits, int group_size, struct pack_units *u, struct err *e);
@@ -41,7 +41,7 @@ struct pack_layout {
 
 /* codes [code_bytes / 4], scales and (zero_table) zeros [scale_bytes / 2] f16, perm [Kx] or NULL: source column of each column of the gathered X, -1 for a filled-up one.
  * All of it is written; what belongs to no input is 0. -ERR_NOMEM. */
-int pack_units_put(const struct qmatrix *q, const struct pack_units *u, const struct pack_layout *l, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm,
+int pack_units_put(const struct qwords *q, const struct pack_units *u, const struct pack_layout *l, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm,
                    struct err *e);
 
 #endif

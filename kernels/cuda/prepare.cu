@@ -1,8 +1,7 @@
-/* What stands before and beside the product kernels: X as halves, codes into the kernels' order, and the product of F32 weights. */
+/* What stands before and beside the product kernels: X as halves, and the product of F32 weights. */
 #include "kernels/cuda/instr.cuh"
-#include "kernels/cuda/marlin_layout.h"
 
-enum { SPLIT_THREADS = 128, PACK_THREADS = 256 };
+enum { SPLIT_THREADS = 128 };
 
 /* x = hi + lo. f16: both ends are kept inside its range, so that no finite x becomes infinite. */
 template <int F16> static __device__ __forceinline__ void halves(float x, uint16_t *hi, uint16_t *lo)
@@ -65,49 +64,6 @@ cudaError_t launch_split(cudaStream_t s, uint16_t *xs, const float *x, int64_t l
             return r;
     }
     return cudaSuccess;
-}
-
-/* One thread an output word would have to gather; one a code, with an atomic OR, is simple and exact (integers: any order). blocks: units of a tile (simple), or chunks of
- * K (marlin, machete). */
-enum packed_order { SIMPLE_ORDER, MARLIN_ORDER, MACHETE_ORDER };
-template <int ORDER, int BITS>
-static __global__ void __launch_bounds__(PACK_THREADS) pack(uint32_t *data, const uint8_t *codes, const int32_t *to, int64_t N, int64_t K, int64_t blocks)
-{
-    int64_t i = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x;
-    if (i >= N * K)
-        return;
-    const int64_t n = i / K, k = to ? to[i % K] : i % K;
-    struct code_place p;
-    if constexpr (ORDER == MACHETE_ORDER) {
-        p.word = (int64_t)machete_code_word(BITS, k, n, blocks);
-        p.shift = machete_code_shift(BITS, k, n);
-    } else if constexpr (ORDER == MARLIN_ORDER) {
-        p.word = (int64_t)marlin_code_word(BITS, k, n, blocks);
-        p.shift = marlin_code_shift(BITS, k, n);
-    } else {
-        p = BITS == 8 ? w8_place(n, k, blocks) : w4_place(n, k, blocks);
-    }
-    atomicOr(data + p.word, (uint32_t)codes[i] << p.shift);
-}
-
-cudaError_t launch_pack(cudaStream_t s, const struct weight *w, const uint8_t *codes, const int32_t *to)
-{
-    const unsigned blocks = (unsigned)((w->N * w->K + PACK_THREADS - 1) / PACK_THREADS);
-    const int64_t units = w->pitch / UNIT_K, chunks = w->fmt == CUDA_MACHETE ? w->machete.k_blocks : w->shape.k_chunks;
-    uint32_t *data = (uint32_t *)w->data;
-    if (w->fmt == CUDA_MARLIN && w->shape.bits == 8)
-        LAUNCH((pack<MARLIN_ORDER, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
-    else if (w->fmt == CUDA_MARLIN)
-        LAUNCH((pack<MARLIN_ORDER, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
-    else if (w->fmt == CUDA_MACHETE && w->machete.bits == 8)
-        LAUNCH((pack<MACHETE_ORDER, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
-    else if (w->fmt == CUDA_MACHETE)
-        LAUNCH((pack<MACHETE_ORDER, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, chunks);
-    else if (w->fmt == CUDA_W8)
-        LAUNCH((pack<SIMPLE_ORDER, 8>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, units);
-    else
-        LAUNCH((pack<SIMPLE_ORDER, 4>), blocks, PACK_THREADS, 0, s, data, codes, to, w->N, w->K, units);
-    return cudaGetLastError();
 }
 
 /* F32: one FMA chain over k an output, as the CPU's class defines it; the same bits. For small models: no attempt at speed. */

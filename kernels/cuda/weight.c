@@ -1,4 +1,4 @@
-/* Matrices on the device: dense ones as they are, rows padded; quantized ones of class `simple` reordered by group. Codes are packed by the device itself. */
+/* Matrices on the device: dense ones as they are, rows padded; quantized ones of class `simple` reordered by group. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,14 +39,6 @@ static struct weight *weight_new(int64_t N, int64_t K, enum cuda_fmt fmt, const 
     return w;
 }
 
-int cuda_take_copy(struct cuda_state *s, const void *from, size_t bytes, const char *what, void **out, struct err *e)
-{
-    int rc = cuda_take(s, bytes, what, out, e);
-    if (!rc)
-        rc = cuda_check(s, cudaMemcpyAsync(*out, from, bytes, cudaMemcpyHostToDevice, s->stream), what, e);
-    return rc ? rc : cuda_check(s, cudaStreamSynchronize(s->stream), what, e);
-}
-
 int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct weight **out, struct err *e)
 {
     struct cuda_state *s = state_of(b);
@@ -61,12 +53,8 @@ int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct wei
     int rc = cuda_take(s, (size_t)w->N * pitch, "a weight", &w->data, e);
     if (!rc && pitch != width)
         rc = cuda_check(s, cudaMemsetAsync(w->data, 0, (size_t)w->N * pitch, s->stream), "clearing a weight", e);
-    if (!rc && pitch == width)
-        rc = cuda_check(s, cudaMemcpyAsync(w->data, t->data, (size_t)w->N * width, cudaMemcpyHostToDevice, s->stream), "upload of a weight", e);
-    else if (!rc)
-        rc = cuda_check(s, cudaMemcpy2DAsync(w->data, pitch, t->data, width, width, (size_t)w->N, cudaMemcpyHostToDevice, s->stream), "upload of a weight", e);
     if (!rc)
-        rc = cuda_check(s, cudaStreamSynchronize(s->stream), "upload of a weight", e);
+        rc = cuda_send(s, w->data, pitch, t->data, width, width, (size_t)w->N, "upload of a weight", e);
     if (rc)
         cuda_weight_free(b, w);
     else
@@ -74,24 +62,17 @@ int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct wei
     return rc;
 }
 
-static int check(const struct qmatrix *q, struct err *e)
+static int check(const struct qwords *q, struct err *e)
 {
     if (q->bits != 2 && q->bits != 3 && q->bits != 4 && q->bits != 8)
         return err_set(e, ERR_UNSUPPORTED, "%d-bit weights; 2, 3, 4 and 8 are supported", q->bits);
     for (int64_t k = 0; k < q->K; k++)
         if (q->g_idx[k] < 0 || q->g_idx[k] >= q->G)
             return err_set(e, ERR_FORMAT, "g_idx[%lld] is %d, but there are %lld groups", (long long)k, (int)q->g_idx[k], (long long)q->G);
-    uint8_t past = (uint8_t)~((1u << q->bits) - 1u), seen = 0;
-    for (int64_t i = 0; i < q->N * q->K; i++)
-        seen |= q->codes[i] & past;
-    for (int64_t i = 0; seen && i < q->N * q->K; i++)
-        if (q->codes[i] & past)
-            return err_set(e, ERR_FORMAT, "code %d at row %lld, column %lld does not fit %d bits", q->codes[i], (long long)(i / q->K), (long long)(i % q->K),
-                           q->bits);
     return 0;
 }
 
-static bool sequential(const struct qmatrix *q)
+static bool sequential(const struct qwords *q)
 {
     for (int64_t k = 1; k < q->K; k++)
         if (q->g_idx[k] < q->g_idx[k - 1])
@@ -102,18 +83,17 @@ static bool sequential(const struct qmatrix *q)
 /* The order of inputs: host tables of a matrix. */
 struct order {
     int64_t pitch;
-    int32_t *to, *perm, *chunk_group; /* [K] place of an input; [pitch] input at a place or -1; [pitch / CHUNK_K] */
-    bool moved;                       /* some input is not at its own place, or a gap lies between two */
+    int32_t *perm, *chunk_group; /* [pitch] input at a place or -1; [pitch / CHUNK_K] */
+    bool moved;                  /* some input is not at its own place, or a gap lies between two */
 };
 
 static void order_release(struct order *o)
 {
-    free(o->to);
     free(o->perm);
     free(o->chunk_group);
 }
 
-static int order_make(struct order *o, const struct qmatrix *q, struct err *e)
+static int order_make(struct order *o, const struct qwords *q, struct err *e)
 {
     *o = (struct order){0};
     int64_t *start = calloc((size_t)q->G + 1, sizeof *start), used = 0;
@@ -124,11 +104,10 @@ static int order_make(struct order *o, const struct qmatrix *q, struct err *e)
             start[g + 1] = start[g] + pad_to(start[g + 1], CHUNK_K);
         used = start[q->G];
         o->pitch = pad_to(used, UNIT_K);
-        o->to = malloc((size_t)q->K * sizeof *o->to + 1);
         o->perm = malloc((size_t)o->pitch * sizeof *o->perm + 1);
         o->chunk_group = calloc((size_t)(o->pitch / CHUNK_K) + 1, sizeof *o->chunk_group);
     }
-    if (!o->to || !o->perm || !o->chunk_group) {
+    if (!o->perm || !o->chunk_group) {
         free(start);
         order_release(o);
         return err_set(e, ERR_NOMEM, "no memory for the order of %lld inputs", (long long)q->K);
@@ -141,15 +120,15 @@ static int order_make(struct order *o, const struct qmatrix *q, struct err *e)
     for (int64_t i = 0; i < o->pitch; i++)
         o->perm[i] = -1;
     for (int64_t k = 0; k < q->K; k++) {
-        o->to[k] = (int32_t)start[q->g_idx[k]]++;
-        o->perm[o->to[k]] = (int32_t)k;
-        o->moved |= o->to[k] != k;
+        const int64_t at = start[q->g_idx[k]]++;
+        o->perm[at] = (int32_t)k;
+        o->moved |= at != k;
     }
     free(start);
     return 0;
 }
 
-static int upload_meta(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
+static int upload_meta(struct cuda_state *s, struct weight *w, const struct qwords *q, struct err *e)
 {
     int64_t padded = pad_to(q->N, 64); /* 64: what a tile of the larger kernel copies at once */
     size_t bytes = (size_t)(q->G * padded) * sizeof(uint32_t);
@@ -164,26 +143,7 @@ static int upload_meta(struct cuda_state *s, struct weight *w, const struct qmat
     return rc;
 }
 
-int cuda_upload_codes(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const int32_t *to, size_t bytes, struct err *e)
-{
-    void *codes = NULL, *places = NULL;
-    int rc = cuda_take(s, bytes, "codes", &w->data, e);
-    if (!rc)
-        rc = cuda_check(s, cudaMemsetAsync(w->data, 0, bytes, s->stream), "clearing codes", e);
-    if (!rc)
-        rc = cuda_take_copy(s, q->codes, (size_t)(q->N * q->K), "codes on their way", &codes, e);
-    if (!rc && to)
-        rc = cuda_take_copy(s, to, (size_t)q->K * sizeof *to, "the order of inputs", &places, e);
-    if (!rc)
-        rc = cuda_check(s, launch_pack(s->stream, w, codes, places), "packing codes", e);
-    if (!rc)
-        rc = cuda_check(s, cudaStreamSynchronize(s->stream), "packing codes", e);
-    cudaFree(codes);
-    cudaFree(places);
-    return rc;
-}
-
-static int simple_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
+static int simple_weight(struct cuda_state *s, struct weight *w, const struct qwords *q, struct err *e)
 {
     struct order o;
     int rc = order_make(&o, q, e);
@@ -196,12 +156,12 @@ static int simple_weight(struct cuda_state *s, struct weight *w, const struct qm
     if (!rc && o.moved)
         rc = cuda_take_copy(s, o.perm, (size_t)o.pitch * sizeof *o.perm, "the order of inputs", (void **)&w->perm, e);
     if (!rc)
-        rc = cuda_upload_codes(s, w, q, o.moved ? o.to : NULL, (size_t)(pad_to(w->N, 64) * w->pitch) / (w->fmt == CUDA_W4 ? 2 : 1), e);
+        rc = cuda_send_words(s, w, q, (size_t)(pad_to(w->N, 64) * w->pitch) / (w->fmt == CUDA_W4 ? 2 : 1), e);
     order_release(&o);
     return rc;
 }
 
-int cuda_weight_quantized(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e)
+int cuda_weight_quantized(struct backend *b, const struct qwords *q, struct weight **out, struct err *e)
 {
     struct cuda_state *s = state_of(b);
     const char *why;

@@ -1,12 +1,12 @@
 /* `kernel: machete` in the plug-in, on compute capability 9.0: as weight_marlin.c, in Machete's order. Always MARLIN_FIXED: tiles of 32 rows, 16 tokens. */
 #include "kernels/cuda/cuda_state.h"
 
-static int machete_tables(const struct weight *w, const struct qmatrix *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
+static int machete_tables(const struct weight *w, const struct qwords *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
 {
     return machete_pack(q, &w->machete, NULL, scales, zeros, perm, e);
 }
 
-int cuda_machete_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
+int cuda_machete_weight(struct cuda_state *s, struct weight *w, const struct qwords *q, struct err *e)
 {
     int rc = machete_plan(q, &w->machete, e);
     if (rc)

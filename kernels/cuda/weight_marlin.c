@@ -1,14 +1,14 @@
 /* `kernel: marlin` in the plug-in: a quantized matrix in Marlin's order, and its product, which takes each activation as two bf16 halves in two rows and adds their results
- * up (marlin.h "halves"). Always MARLIN_FIXED. The host makes the tables (scales, zeros, order), the device packs the codes as they come: the host's marlin_pack would take
- * several times as long as reading the file. weight_machete.c has it from here. */
+ * up (marlin.h "halves"). Always MARLIN_FIXED. The host makes the tables (scales, zeros, order), the device brings the codes into their order. weight_machete.c has it from
+ * here. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda_state.h"
 
-/* Host tables of a matrix: perm has w->pitch places, to [K] is its inverse; both NULL when inputs keep their places. */
+/* Host tables of a matrix: perm has w->pitch places, NULL when inputs keep theirs. */
 struct tables {
     uint16_t *scales, *zeros;
-    int32_t *perm, *to;
+    int32_t *perm;
 };
 
 static void tables_release(struct tables *t)
@@ -16,50 +16,43 @@ static void tables_release(struct tables *t)
     free(t->scales);
     free(t->zeros);
     free(t->perm);
-    free(t->to);
 }
 
-static int tables_make(struct tables *t, const struct weight *w, const struct qmatrix *q, const struct packed_form *f, struct err *e)
+static int tables_make(struct tables *t, const struct weight *w, const struct qwords *q, const struct packed_form *f, struct err *e)
 {
     t->scales = malloc(f->scale_bytes);
     t->zeros = f->zero_table ? malloc(f->zero_bytes) : NULL;
     t->perm = f->permuted ? malloc((size_t)w->pitch * sizeof *t->perm) : NULL;
-    t->to = f->permuted ? malloc((size_t)q->K * sizeof *t->to) : NULL;
-    if (!t->scales || (f->zero_table && !t->zeros) || (f->permuted && (!t->perm || !t->to)))
+    if (!t->scales || (f->zero_table && !t->zeros) || (f->permuted && !t->perm))
         return err_set(e, ERR_NOMEM, "no memory for %zu bytes of scales", f->scale_bytes);
-    int rc = f->tables(w, q, t->scales, t->zeros, t->perm, e);
-    for (int64_t i = 0; !rc && f->permuted && i < w->pitch; i++) {
-        if (i >= f->Kx)
-            t->perm[i] = -1;
-        else if (t->perm[i] >= 0)
-            t->to[t->perm[i]] = (int32_t)i;
-    }
-    return rc;
+    for (int64_t i = f->Kx; f->permuted && i < w->pitch; i++)
+        t->perm[i] = -1;
+    return f->tables(w, q, t->scales, t->zeros, t->perm, e);
 }
 
-int cuda_packed_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, const struct packed_form *f, struct err *e)
+int cuda_packed_weight(struct cuda_state *s, struct weight *w, const struct qwords *q, const struct packed_form *f, struct err *e)
 {
     struct tables t = {0};
     w->pitch = pad_to(f->Kx, UNIT_K);
     int rc = tables_make(&t, w, q, f, e);
-    if (!rc)
-        rc = cuda_upload_codes(s, w, q, t.to, f->code_bytes, e);
     if (!rc)
         rc = cuda_take_copy(s, t.scales, f->scale_bytes, "scales", (void **)&w->meta, e);
     if (!rc && t.zeros)
         rc = cuda_take_copy(s, t.zeros, f->zero_bytes, "zeros", (void **)&w->zeros, e);
     if (!rc && t.perm)
         rc = cuda_take_copy(s, t.perm, (size_t)w->pitch * sizeof *t.perm, "the order of inputs", (void **)&w->perm, e);
+    if (!rc)
+        rc = cuda_send_words(s, w, q, f->code_bytes, e);
     tables_release(&t);
     return rc;
 }
 
-static int marlin_tables(const struct weight *w, const struct qmatrix *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
+static int marlin_tables(const struct weight *w, const struct qwords *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
 {
     return marlin_pack(q, &w->shape, NULL, scales, zeros, perm, e);
 }
 
-int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qmatrix *q, struct err *e)
+int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qwords *q, struct err *e)
 {
     int rc = marlin_plan(q, &w->shape, e);
     if (rc)

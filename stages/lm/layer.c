@@ -110,14 +110,14 @@ static int load_norm(const struct decoder_env *env, const struct model *m, int64
 int decoder_load_weight(struct backend *b, const struct model *m, int64_t layer, enum module_id mod, struct weight **out, struct err *e)
 {
     struct tensor_view view;
-    struct qmatrix q;
+    struct qwords q;
     int rc;
     if (model_is_quantized(m, layer, mod)) {
-        rc = model_qmatrix(m, layer, mod, &q, e);
+        rc = model_qwords(m, layer, mod, &q, e);
         if (rc)
             return rc;
         rc = b->ops->weight_quantized(b, &q, out, e);
-        qmatrix_free(&q);
+        qwords_free(&q);
     } else {
         rc = model_dense_view(m, layer, mod, &view, e);
         if (!rc)

@@ -243,11 +243,11 @@ int model_embedding(const struct model *m, struct tensor_view *out, struct err *
     return view_of(m, embedding_tensor(m), out, e);
 }
 
-int model_qmatrix(const struct model *m, int64_t layer, enum module_id mod, struct qmatrix *out, struct err *e)
+int model_qwords(const struct model *m, int64_t layer, enum module_id mod, struct qwords *out, struct err *e)
 {
     char name[NAME_BYTES];
     int64_t N, K;
-    *out = (struct qmatrix){0};
+    *out = (struct qwords){0};
     weights_module_name(m, layer, mod, name);
     module_shape(m, layer, mod, &N, &K);
     if (!model_is_quantized(m, layer, mod))
@@ -259,12 +259,12 @@ int model_dequant(const struct model *m, int64_t layer, enum module_id mod, floa
 {
     if (!model_is_quantized(m, layer, mod))
         return st_copy_f32(&m->tensors, dense_tensor(m, layer, mod), out, e);
-    struct qmatrix q;
-    int rc = model_qmatrix(m, layer, mod, &q, e);
+    struct qwords q;
+    int rc = model_qwords(m, layer, mod, &q, e);
     if (rc)
         return rc;
     wfmt_dequant(&q, out);
-    qmatrix_free(&q);
+    qwords_free(&q);
     return 0;
 }
 

@@ -39,8 +39,8 @@ int model_dense_view(const struct model *m, int64_t layer, enum module_id mod, s
 /* [N,K] f32: the stored values, or the dequantized ones. NaN or infinity: -ERR_NUMERIC naming the tensor. out is the caller's, N*K floats.
  */
 int model_dequant(const struct model *m, int64_t layer, enum module_id mod, float *out, struct err *e);
-/* A stored GPTQ module. The caller qmatrix_free()s. */
-int model_qmatrix(const struct model *m, int64_t layer, enum module_id mod, struct qmatrix *out, struct err *e);
+/* A stored GPTQ module: its words as they lie in the map, until model_drop. The caller qwords_free()s. */
+int model_qwords(const struct model *m, int64_t layer, enum module_id mod, struct qwords *out, struct err *e);
 /* "model.layers.0.self_attn.q_proj" -> layer and module ("lm_head" -> -1, MOD_COUNT); false when the name is none of the model's. */
 bool model_find_module(const struct model *m, const char *name, int64_t *layer, enum module_id *mod);
 

@@ -66,77 +66,96 @@ int weights_gptq_check(const struct model *m, const char *module, const struct m
     return rc;
 }
 
+/* Parts of a struct qwords while they are filled. */
+struct tables {
+    int32_t *g_idx;
+    uint16_t *scales;
+    uint8_t *zeros;
+};
+
 /* A symmetric module's zero is in the middle, whatever its format makes it store; other values speak for a damaged or mislabelled file. */
-static int read_zeros(struct qmatrix *q, const uint32_t *words, bool v2, const char *module, struct err *e)
+static int read_zeros(uint8_t *zeros, const struct qwords *q, const uint32_t *words, bool v2, bool sym, const char *module, struct err *e)
 {
     int middle = 1 << (q->bits - 1);
-    wfmt_unpack_qzeros(q, v2 || q->sym ? WFMT_V2 : WFMT_V1, words);
-    for (int64_t i = 0; q->sym && i < q->G * q->N; i++) {
-        if (q->zeros[i] != middle && q->zeros[i] != middle - 1)
+    wfmt_unpack_qzeros(zeros, q->G, q->N, q->bits, v2 || sym ? WFMT_V2 : WFMT_V1, words);
+    for (int64_t i = 0; sym && i < q->G * q->N; i++) {
+        if (zeros[i] != middle && zeros[i] != middle - 1)
             return err_set(e, ERR_FORMAT,
                            "tensor '%s.qzeros' holds %d for group %" PRId64 ", output %" PRId64 "; a symmetric %d-bit module stores %d",
-                           module, q->zeros[i], i / q->N, i % q->N, q->bits, v2 ? middle : middle - 1);
-        q->zeros[i] = (uint8_t)middle;
+                           module, zeros[i], i / q->N, i % q->N, q->bits, v2 ? middle : middle - 1);
+        zeros[i] = (uint8_t)middle;
     }
     return 0;
 }
 
-static int read_scales(struct qmatrix *q, const void *data, enum dtype dtype, const char *module, struct err *e)
+static int read_scales(uint16_t *scales, const struct qwords *q, const void *data, enum dtype dtype, const char *module, struct err *e)
 {
     for (int64_t i = 0; i < q->G * q->N; i++) {
         if (dtype == DT_F16) {
-            q->scales[i] = ((const uint16_t *)data)[i];
+            scales[i] = ((const uint16_t *)data)[i];
         } else {
             float x = dtype == DT_F32 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]);
-            q->scales[i] = f32_to_f16(x);
-            if (f32_bits(f16_to_f32(q->scales[i])) != f32_bits(x))
+            scales[i] = f32_to_f16(x);
+            if (f32_bits(f16_to_f32(scales[i])) != f32_bits(x))
                 return err_set(e, ERR_UNSUPPORTED, "tensor '%s.scales': element %" PRId64 " is %g, which F16 cannot hold", module, i,
                                (double)x);
         }
-        if ((q->scales[i] & 0x7c00u) == 0x7c00u)
-            return err_set(e, ERR_NUMERIC, "tensor '%s.scales': element %" PRId64 " is %s", module, i,
-                           q->scales[i] & 0x3ffu ? "NaN" : "infinite");
+        if ((scales[i] & 0x7c00u) == 0x7c00u)
+            return err_set(e, ERR_NUMERIC, "tensor '%s.scales': element %" PRId64 " is %s", module, i, scales[i] & 0x3ffu ? "NaN" : "infinite");
     }
     return 0;
 }
 
-static int read_g_idx(struct qmatrix *q, const int32_t *g_idx, const char *module, struct err *e)
+static int read_g_idx(int32_t *to, const struct qwords *q, const int32_t *g_idx, const char *module, struct err *e)
 {
     for (int64_t k = 0; k < q->K; k++) {
-        q->g_idx[k] = g_idx ? g_idx[k] : q->group_size < 0 ? 0 : (int32_t)(k / q->group_size);
-        if (q->g_idx[k] < 0 || q->g_idx[k] >= q->G)
-            return err_set(e, ERR_FORMAT, "tensor '%s.g_idx': element %" PRId64 " is %d, outside 0..%" PRId64, module, k, q->g_idx[k],
-                           q->G - 1);
+        to[k] = g_idx ? g_idx[k] : q->group_size < 0 ? 0 : (int32_t)(k / q->group_size);
+        if (to[k] < 0 || to[k] >= q->G)
+            return err_set(e, ERR_FORMAT, "tensor '%s.g_idx': element %" PRId64 " is %d, outside 0..%" PRId64, module, k, to[k], q->G - 1);
     }
     return 0;
 }
 
-int weights_gptq_read(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct qmatrix *out,
+/* Memory for what is not used as it lies in the map. The sizes are those of tensors that there are: they do not overflow. */
+static int alloc_tables(struct qwords *q, struct tables *t, const char *module, struct err *e)
+{
+    const size_t grid = (size_t)(q->G * q->N), bytes = (size_t)q->K * sizeof *t->g_idx + grid * (sizeof *t->scales + sizeof *t->zeros);
+    q->owned = malloc(bytes);
+    if (!q->owned)
+        return err_set(e, ERR_NOMEM, "%zu bytes for %s", bytes, module);
+    q->g_idx = t->g_idx = q->owned;
+    q->scales = t->scales = (uint16_t *)(t->g_idx + q->K);
+    q->zeros = t->zeros = (uint8_t *)(t->scales + grid);
+    return 0;
+}
+
+int weights_gptq_read(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct qwords *out,
                       struct err *e)
 {
     static const char *const names[] = {"qweight", "qzeros", "scales", "g_idx"};
     const void *data[4] = {NULL};
     enum dtype scales_dtype = DT_F16;
+    struct tables t = {NULL};
     int rc = 0;
+    *out = (struct qwords){.N = N, .K = K, .G = groups_of(K, info->group_size), .bits = info->bits, .group_size = info->group_size};
     for (int i = 0; i < 4 && !rc; i++) {
-        const struct st_tensor *t = weights_part(m, module, names[i]);
-        if (t)
-            rc = st_data_aligned(&m->tensors, t, &data[i], e);
-        if (t && i == 2)
-            scales_dtype = t->dtype;
+        const struct st_tensor *part = weights_part(m, module, names[i]);
+        if (part)
+            rc = st_data_aligned(&m->tensors, part, &data[i], e);
+        if (part && i == 2)
+            scales_dtype = part->dtype;
     }
-    if (!rc && qmatrix_alloc(out, N, K, info->bits, info->group_size))
-        rc = err_set(e, ERR_NOMEM, "%" PRId64 " bytes for %s", N * K, module);
+    if (!rc)
+        rc = alloc_tables(out, &t, module, e);
     if (rc)
         return rc;
-    out->sym = info->sym;
-    wfmt_unpack_qweight(out, data[0]);
-    rc = read_zeros(out, data[1], m->config.quant.v2, module, e);
+    out->words = data[0];
+    rc = read_zeros(t.zeros, out, data[1], m->config.quant.v2, info->sym, module, e);
     if (!rc)
-        rc = read_scales(out, data[2], scales_dtype, module, e);
+        rc = read_scales(t.scales, out, data[2], scales_dtype, module, e);
     if (!rc)
-        rc = read_g_idx(out, data[3], module, e);
+        rc = read_g_idx(t.g_idx, out, data[3], module, e);
     if (rc)
-        qmatrix_free(out);
+        qwords_free(out);
     return rc;
 }

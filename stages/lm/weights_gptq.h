@@ -12,7 +12,7 @@ int weights_check_shape(const struct st_tensor *t, const char *name, int ndim, c
 
 /* Shapes and dtypes of qweight, qzeros, scales and g_idx against [N,K], bits and group size. */
 int weights_gptq_check(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct err *e);
-int weights_gptq_read(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct qmatrix *out,
+int weights_gptq_read(const struct model *m, const char *module, const struct model_module *info, int64_t N, int64_t K, struct qwords *out,
                       struct err *e);
 
 #endif

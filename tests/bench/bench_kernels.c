@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/half.h"
+#include "kernels/wfmt.h"
 #include "pipeline/base/pool.h"
 
 static clockid_t clock_used = CLOCK_MONOTONIC; /* with one thread the time that it had, so that other programs disturb less */
@@ -211,7 +212,7 @@ static struct weight *weight_of(struct bench *b, int kind, int64_t N, int64_t K,
         }
         for (int64_t k = 0; k < K; k++)
             q.g_idx[k] = (int32_t)(kind == 4 ? k * 5 % q.G : k / 128);
-        b->b->ops->weight_quantized(b->b, &q, &w, &e);
+        wfmt_weight(b->b, &q, &w, &e);
         qmatrix_free(&q);
         *bytes = (double)(N * K) * bits / 8;
     }

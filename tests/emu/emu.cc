@@ -1,12 +1,13 @@
 /* A CUDA device made of this processor: the runtime's functions, and blocks of threads as fibers (see include/kernels/cuda/instr.cuh). EMU_SEED shuffles differently;
  * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_MB=100 one of 100 MB (default 1024).
- * What it proves: indices, layouts, barriers, waits, bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
+ * What it proves: indices, layouts, barriers, waits (for copies out of page-locked memory too), bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include <deque>
 #include <map>
 #include <vector>
 
@@ -43,10 +44,13 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     return cudaSuccess;
 }
 
+static void make_all_copies();
+
 cudaError_t cudaFree(void *p)
 {
     if (!p)
         return cudaSuccess;
+    make_all_copies();
     auto i = allocations.find(p);
     if (i == allocations.end())
         DIE("cudaFree of %p, which is no allocation", p);
@@ -56,35 +60,69 @@ cudaError_t cudaFree(void *p)
     return cudaSuccess;
 }
 
+/* Copies out of page-locked memory happen as late as a device may make them: what is in it then is what arrives. */
+struct late_copy {
+    void *to;
+    const void *from;
+    size_t to_pitch, from_pitch, width, rows;
+};
+static std::map<char *, size_t> locked;   /* page-locked memory and its size */
+static std::deque<late_copy> late;
+static uint64_t late_made;                /* copies that were made, of all that there were */
+
+static void make_copies(uint64_t until)
+{
+    for (; late_made < until && !late.empty(); late_made++) {
+        const late_copy &c = late.front();
+        for (size_t r = 0; r < c.rows; r++)
+            memcpy((char *)c.to + r * c.to_pitch, (const char *)c.from + r * c.from_pitch, c.width);
+        late.pop_front();
+    }
+}
+
+static void make_all_copies()
+{
+    make_copies(UINT64_MAX);
+}
+
 cudaError_t cudaMallocHost(void **out, size_t bytes)
 {
     *out = malloc(bytes);
+    if (*out)
+        locked[(char *)*out] = bytes;
     return *out ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFreeHost(void *p)
 {
+    make_all_copies();
+    locked.erase((char *)p);
     free(p);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
+    make_all_copies();
     memset(p, value, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind, cudaStream_t)
-{
-    memcpy(to, from, bytes);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows, enum cudaMemcpyKind, cudaStream_t)
 {
-    for (size_t r = 0; r < rows; r++)
-        memcpy((char *)to + r * to_pitch, (const char *)from + r * from_pitch, width);
+    auto i = locked.upper_bound((char *)from);
+    bool is_locked = i != locked.begin() && (--i, (char *)from < i->first + i->second);
+    if (!is_locked)
+        make_all_copies();
+    late.push_back({to, from, to_pitch, from_pitch, width, rows});
+    if (!is_locked)
+        make_all_copies();
     return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s)
+{
+    return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, s);
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
@@ -152,11 +190,12 @@ const char *cudaGetErrorString(cudaError_t r) { return r == cudaErrorMemoryAlloc
 const char *cudaGetErrorName(cudaError_t r) { return r == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaError"; }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { *s = NULL; return cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { *e = NULL; return cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { make_all_copies(); return cudaSuccess; }
+struct emu_event { uint64_t copies; }; /* those before it */
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { *e = new emu_event{0}; return cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t e) { delete e; return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) { e->copies = late_made + late.size(); return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t e) { make_copies(e->copies); return cudaSuccess; }
 cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int value) { return value <= most_shared() ? cudaSuccess : cudaErrorInvalidValue; }
 
 /* Fibers */
@@ -286,6 +325,7 @@ static bool pass()
 
 void emu_launch(dim3 grid, dim3 block, size_t bytes, const std::function<void()> &thread)
 {
+    make_all_copies();
     if (!stacks) {
         stacks = (char *)mmap(NULL, (size_t)STACK * MOST_THREADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         const char *s = getenv("EMU_SEED");

@@ -134,7 +134,7 @@ static struct product product_new(struct bench *k, int bits, int64_t N, int64_t 
         q.g_idx[i] = (int32_t)(i / 128);
     struct tensor_view view = {.dtype = DT_BF16, .rows = N, .cols = K, .data = dense};
     for (int c = 0; c < p.copies; c++)
-        MUST(bits ? k->b->ops->weight_quantized(k->b, &q, &p.w[c], &err) : k->b->ops->weight_dense(k->b, &view, &p.w[c], &err));
+        MUST(bits ? wfmt_weight(k->b, &q, &p.w[c], &err) : k->b->ops->weight_dense(k->b, &view, &p.w[c], &err));
     free(dense);
     qmatrix_free(&q);
     return p;

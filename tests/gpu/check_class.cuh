@@ -3,6 +3,10 @@
  * shapes. */
 #include <float.h>
 
+extern "C" {
+#include "kernels/wfmt.h"
+}
+
 enum { GUARD = 4096, X_ROWS = 1024, SUM_TILE = 16 };
 
 struct class_case {
@@ -233,9 +237,13 @@ static void make_x(struct problem *p, const struct qmatrix *q, const int32_t *pe
 static void problem_make(struct problem *p)
 {
     struct qmatrix q;
+    struct qwords words;
+    struct err e;
     int32_t *perm;
     draw_matrix(p, &q);
-    class_pack(&q, &p->packed, &perm);
+    OURS(wfmt_pack(&q, &words, &e), e);
+    class_pack(&words, &p->packed, &perm);
+    qwords_free(&words);
     make_x(p, &q, perm);
     if (perm)
         CUDA(cudaFree(perm));

@@ -89,7 +89,7 @@ static void matrix_free(struct matrix *m)
 static struct weight *weight_of(struct backend *b, const struct matrix *m)
 {
     struct weight *w;
-    MUST(m->quantized ? b->ops->weight_quantized(b, &m->q, &w, &err) : b->ops->weight_dense(b, &m->view, &w, &err));
+    MUST(m->quantized ? wfmt_weight(b, &m->q, &w, &err) : b->ops->weight_dense(b, &m->view, &w, &err));
     return w;
 }
 
@@ -319,10 +319,10 @@ static void refused(struct rig *r)
     struct backend *b = r->gpu, *pinned;
     struct parallel par = {.run = pool_run, .ctx = r->pool, .threads = 1};
     m.q.codes[45] = 16;
-    tap_ok(b->ops->weight_quantized(b, &m.q, &w, &err) == -ERR_FORMAT && !strcmp(err.text, "code 16 at row 1, column 5 does not fit 4 bits"), "a code that does not fit");
+    tap_ok(wfmt_weight(b, &m.q, &w, &err) == -ERR_FORMAT && !strcmp(err.text, "code 16 at row 1, column 5 does not fit 4 bits"), "a code that does not fit");
     m.q.codes[45] = 15;
     m.q.g_idx[39] = 3;
-    tap_ok(b->ops->weight_quantized(b, &m.q, &w, &err) == -ERR_FORMAT && !strcmp(err.text, "g_idx[39] is 3, but there are 3 groups"), "a group that is not there");
+    tap_ok(wfmt_weight(b, &m.q, &w, &err) == -ERR_FORMAT && !strcmp(err.text, "g_idx[39] is 3, but there are 3 groups"), "a group that is not there");
     m.q.g_idx[39] = 2;
     struct tensor_view t = {.dtype = DT_I32, .rows = 1, .cols = 1, .data = &seed};
     tap_ok(b->ops->weight_dense(b, &t, &w, &err) == -ERR_UNSUPPORTED, "integer weights");
@@ -330,7 +330,7 @@ static void refused(struct rig *r)
                                                {"marlin", "kernel 'marlin' cannot serve 3 x 40 in 4 bits, group 16: marlin takes groups of 32, 64, 128, ... inputs, or one group"}};
     for (int i = 0; i < 2; i++) {
         MUST(r->plugin->open(&(struct plugin_options){.device = 0, .kernel = pinned_to[i][0]}, &par, &pinned, &err));
-        tap_ok(pinned->ops->weight_quantized(pinned, &m.q, &w, &err) == -ERR_UNSUPPORTED && !strcmp(err.text, pinned_to[i][1]), "a pinned kernel: %s", err.text);
+        tap_ok(wfmt_weight(pinned, &m.q, &w, &err) == -ERR_UNSUPPORTED && !strcmp(err.text, pinned_to[i][1]), "a pinned kernel: %s", err.text);
         pinned->destroy(pinned);
     }
     matrix_free(&m);
@@ -372,7 +372,7 @@ static bool absent(struct rig *r, const struct under_test *u)
     uint64_t seed = 8;
     struct matrix m = matrix_new(W4, &s, &seed);
     struct weight *w;
-    int rc = r->gpu->ops->weight_quantized(r->gpu, &m.q, &w, &err);
+    int rc = wfmt_weight(r->gpu, &m.q, &w, &err);
     if (!rc)
         r->gpu->ops->weight_free(r->gpu, w);
     else

@@ -43,7 +43,7 @@ static void class_open(const struct cudaDeviceProp *prop, bool small)
     }
 }
 
-static void class_pack(const struct qmatrix *q, struct packed *k, int32_t **perm)
+static void class_pack(const struct qwords *q, struct packed *k, int32_t **perm)
 {
     struct err e;
     OURS(machete_plan(q, &k->shape, &e), e);

@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/half.h"
 #include "kernels/plugin.h"
+#include "kernels/wfmt.h"
 #include "pipeline/base/pool.h"
 
 #define HELPER static __attribute__((unused))

@@ -20,7 +20,7 @@ static uint64_t linear(struct backend *b, uint64_t h, const float *x, uint64_t *
     struct weight *dense, *quantized;
     fill(w, N * K, FILL_DENORMAL, seed);
     assert_int_equal(b->ops->weight_dense(b, &t, &dense, NULL), 0);
-    assert_int_equal(b->ops->weight_quantized(b, &q, &quantized, NULL), 0);
+    assert_int_equal(wfmt_weight(b, &q, &quantized, NULL), 0);
     b->ops->linear(b, y, N, x, K, M, dense, w, false, NULL);
     b->ops->linear(b, y, N, x, K, M, quantized, NULL, true, NULL);
     b->ops->linear(b, y, N, x, K, 1, quantized, NULL, true, NULL);

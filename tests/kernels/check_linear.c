@@ -49,7 +49,7 @@ static struct weight *kind_weight(struct backend *b, int kind, int64_t N, int64_
     struct tensor_view t = {.rows = N, .cols = K, .data = kind ? source : v};
     if (kind < 3)
         t.dtype = dtypes[kind];
-    if (kind < 3 ? b->ops->weight_dense(b, &t, &w, &e) : b->ops->weight_quantized(b, q, &w, &e))
+    if (kind < 3 ? b->ops->weight_dense(b, &t, &w, &e) : wfmt_weight(b, q, &w, &e))
         fail_msg("%s", e.text);
     return w;
 }
@@ -191,11 +191,11 @@ static void refuses(void **state)
     struct weight *w;
     struct err e;
     q.codes[45] = 16;
-    assert_int_equal(r.b->ops->weight_quantized(r.b, &q, &w, &e), -ERR_FORMAT);
+    assert_int_equal(wfmt_weight(r.b, &q, &w, &e), -ERR_FORMAT);
     assert_string_equal(e.text, "code 16 at row 1, column 5 does not fit 4 bits");
     q.codes[45] = 15;
     q.g_idx[39] = 3;
-    assert_int_equal(r.b->ops->weight_quantized(r.b, &q, &w, &e), -ERR_FORMAT);
+    assert_int_equal(wfmt_weight(r.b, &q, &w, &e), -ERR_FORMAT);
     assert_string_equal(e.text, "g_idx[39] is 3, but there are 3 groups");
     qmatrix_free(&q);
     struct tensor_view t = {.dtype = DT_I32, .rows = 1, .cols = 1, .data = &seed};

@@ -27,15 +27,17 @@ static struct problem problem_new(const struct emu_case *c, uint64_t *seed)
     for (int64_t z = 0; c->one_zero && z < q.G * q.N; z++)
         q.zeros[z] = (uint8_t)(1 << (c->bits - 1));
     struct problem p = {.d = emu_problem_new(q, c->act, c->M, seed)};
+    struct qwords words = rnd_qwords(&q, seed);
     struct err e;
-    if (machete_plan(&q, &p.s, &e))
+    if (machete_plan(&words, &p.s, &e))
         fail_msg("%s", e.text);
     p.codes = aligned_alloc(64, p.s.code_bytes);
     p.scales = aligned_alloc(64, p.s.scale_bytes);
     p.zeros = p.s.zero_table ? aligned_alloc(64, p.s.zero_bytes) : NULL;
     p.perm = p.s.permuted ? malloc(p.s.perm_bytes) : NULL;
-    if (machete_pack(&q, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
+    if (machete_pack(&words, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
         fail_msg("%s", e.text);
+    qwords_free(&words);
     if (c->vectors)
         p.d.ldy = (c->N + 3) / 4 * 4;
     if (c->halves)

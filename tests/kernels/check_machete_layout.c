@@ -125,18 +125,19 @@ static void no_bank_twice(void **state)
             }
 }
 
-static void check_packed(const struct qmatrix *q)
+static void check_packed(const struct qmatrix *q, uint64_t *seed)
 {
+    struct qwords words = rnd_qwords(q, seed);
     struct machete_shape s;
     struct err e;
-    if (machete_plan(q, &s, &e))
+    if (machete_plan(&words, &s, &e))
         fail_msg("%s", e.text);
     assert_true(s.k_blocks % 2 == 0 && s.k_blocks * 64 >= s.Kx && s.stripes * 128 >= s.N);
     uint32_t *codes = malloc(s.code_bytes);
     uint16_t *scales = malloc(s.scale_bytes), *zeros = s.zero_table ? malloc(s.zero_bytes) : NULL;
     int32_t *perm = s.permuted ? malloc(s.perm_bytes) : NULL;
     memset(scales, 0xff, s.scale_bytes); /* NaN */
-    if (machete_pack(q, &s, codes, scales, zeros, perm, &e))
+    if (machete_pack(&words, &s, codes, scales, zeros, perm, &e))
         fail_msg("%s", e.text);
     unsigned char *seen = calloc((size_t)q->K, 1);
     for (int64_t i = 0; i < s.Kx; i++) {
@@ -157,6 +158,7 @@ static void check_packed(const struct qmatrix *q)
         for (int64_t k = 0; k < s.k_blocks * 64; k++)
             if (n >= s.N || k >= s.Kx)
                 assert_true(isfinite(machete_packed_weight(&s, codes, scales, zeros, n, k)));
+    qwords_free(&words);
     free(seen);
     free(codes);
     free(scales);
@@ -179,7 +181,7 @@ static void packed_weights_are_the_weights(void **state)
         struct qmatrix q = rnd_qmatrix(cases[i].N, cases[i].K, cases[i].bits, cases[i].group, cases[i].scattered, &seed);
         for (int64_t z = 0; cases[i].one_zero && z < q.G * q.N; z++)
             q.zeros[z] = (uint8_t)(1 << (q.bits - 1));
-        check_packed(&q);
+        check_packed(&q, &seed);
         qmatrix_free(&q);
     }
 }

@@ -27,15 +27,17 @@ static struct problem problem_new(const struct emu_case *c, uint64_t *seed)
     for (int64_t z = 0; c->one_zero && z < q.G * q.N; z++)
         q.zeros[z] = (uint8_t)(1 << (c->bits - 1));
     struct problem p = {.d = emu_problem_new(q, c->act, c->M, seed)};
+    struct qwords words = rnd_qwords(&q, seed);
     struct err e;
-    if (marlin_plan(&q, &p.s, &e))
+    if (marlin_plan(&words, &p.s, &e))
         fail_msg("%s", e.text);
     p.codes = aligned_alloc(64, p.s.code_bytes);
     p.scales = aligned_alloc(64, p.s.scale_bytes);
     p.zeros = p.s.zero_table ? aligned_alloc(64, p.s.zero_bytes) : NULL;
     p.perm = p.s.permuted ? malloc(p.s.perm_bytes) : NULL;
-    if (marlin_pack(&q, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
+    if (marlin_pack(&words, &p.s, p.codes, p.scales, p.zeros, p.perm, &e))
         fail_msg("%s", e.text);
+    qwords_free(&words);
     emu_problem_gather(&p.d, p.perm, p.s.Kx);
     return p;
 }

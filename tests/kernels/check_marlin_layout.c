@@ -141,16 +141,17 @@ static void every_code_every_trick(void **state)
     }
 }
 
-static void check_packed(const struct qmatrix *q)
+static void check_packed(const struct qmatrix *q, uint64_t *seed)
 {
+    struct qwords words = rnd_qwords(q, seed);
     struct marlin_shape s;
     struct err e;
-    if (marlin_plan(q, &s, &e))
+    if (marlin_plan(&words, &s, &e))
         fail_msg("%s", e.text);
     uint32_t *codes = malloc(s.code_bytes);
     uint16_t *scales = malloc(s.scale_bytes), *zeros = s.zero_table ? malloc(s.zero_bytes) : NULL;
     int32_t *perm = s.permuted ? malloc(s.perm_bytes) : NULL;
-    if (marlin_pack(q, &s, codes, scales, zeros, perm, &e))
+    if (marlin_pack(&words, &s, codes, scales, zeros, perm, &e))
         fail_msg("%s", e.text);
     unsigned char *seen = calloc((size_t)q->K, 1);
     for (int64_t i = 0; i < s.Kx; i++) {
@@ -167,6 +168,7 @@ static void check_packed(const struct qmatrix *q)
     }
     for (int64_t k = 0; k < q->K; k++)
         assert_true(seen[k]);
+    qwords_free(&words);
     free(seen);
     free(codes);
     free(scales);
@@ -189,7 +191,7 @@ static void packed_weights_are_the_weights(void **state)
         struct qmatrix q = rnd_qmatrix(cases[i].N, cases[i].K, cases[i].bits, cases[i].group, cases[i].scattered, &seed);
         for (int64_t z = 0; cases[i].one_zero && z < q.G * q.N; z++)
             q.zeros[z] = (uint8_t)(1 << (q.bits - 1));
-        check_packed(&q);
+        check_packed(&q, &seed);
         qmatrix_free(&q);
     }
 }
@@ -207,11 +209,13 @@ static void plans(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint64_t seed = 1;
         struct qmatrix q = rnd_qmatrix(64, cases[i].K, 4, cases[i].group, false, &seed);
+        struct qwords words = rnd_qwords(&q, &seed);
         struct marlin_shape s;
-        assert_int_equal(marlin_plan(&q, &s, NULL), 0);
+        assert_int_equal(marlin_plan(&words, &s, NULL), 0);
         assert_int_equal(s.unit_shift, cases[i].unit_shift);
         assert_int_equal(s.permuted, cases[i].permuted);
         assert_int_equal(s.Kx, cases[i].Kx);
+        qwords_free(&words);
         qmatrix_free(&q);
     }
 }
@@ -223,21 +227,19 @@ static void bad_matrices(void **state)
     struct marlin_shape s;
     struct err e;
     struct qmatrix q = rnd_qmatrix(8, 64, 4, 32, false, &seed);
-    q.codes[3 * 64 + 5] = 16;
-    assert_int_equal(marlin_plan(&q, &s, &e), -ERR_FORMAT);
-    assert_string_equal(e.text, "code 16 at n=3 k=5 does not fit 4 bits");
-    q.codes[3 * 64 + 5] = 1;
+    struct qwords words = rnd_qwords(&q, &seed);
     q.g_idx[7] = 2;
-    assert_int_equal(marlin_plan(&q, &s, &e), -ERR_FORMAT);
+    assert_int_equal(marlin_plan(&words, &s, &e), -ERR_FORMAT);
     assert_string_equal(e.text, "g_idx[7] is 2, but there are 2 groups");
     q.g_idx[7] = 0;
     q.zeros[8 + 4] = 17;
-    assert_int_equal(marlin_plan(&q, &s, &e), -ERR_FORMAT);
+    assert_int_equal(marlin_plan(&words, &s, &e), -ERR_FORMAT);
     assert_string_equal(e.text, "zero 17 of group 1 at n=4 exceeds 2^4");
     q.zeros[8 + 4] = 16;
-    assert_int_equal(marlin_plan(&q, &s, &e), 0);
-    q.N = 0;
-    assert_int_equal(marlin_plan(&q, &s, &e), -ERR_SHAPE);
+    assert_int_equal(marlin_plan(&words, &s, &e), 0);
+    words.N = 0;
+    assert_int_equal(marlin_plan(&words, &s, &e), -ERR_SHAPE);
+    qwords_free(&words);
     qmatrix_free(&q);
 }
 

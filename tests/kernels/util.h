@@ -17,6 +17,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/half.h"
+#include "kernels/wfmt.h"
 #include "pipeline/base/pool.h"
 
 #define UNUSED_FN static __attribute__((unused))
@@ -118,6 +119,20 @@ UNUSED_FN struct qmatrix rnd_qmatrix(int64_t N, int64_t K, int bits, int group, 
     for (int64_t k = 0; k < K; k++)
         q.g_idx[k] = (int32_t)(scattered ? (int64_t)(rnd(s) % (uint64_t)q.G) : group == -1 ? 0 : k / group);
     return q;
+}
+
+/* As a backend takes it; q must outlive it. What lies beyond K in the last words is noise. */
+UNUSED_FN struct qwords rnd_qwords(const struct qmatrix *q, uint64_t *s)
+{
+    struct qwords w;
+    struct err e;
+    if (wfmt_pack(q, &w, &e))
+        fail_msg("%s", e.text);
+    uint32_t *words = w.owned;
+    for (int64_t n = 0; n < q->N; n++)
+        for (int64_t bit = q->K * q->bits; bit < 32 * wfmt_words(q->K, q->bits); bit++)
+            words[bit / 32 * q->N + n] |= (uint32_t)(rnd(s) & 1) << bit % 32;
+    return w;
 }
 
 #endif

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "kernels/half.h"
+#include "kernels/wfmt.h"
 #include "pipeline/base/io.h"
 #include "pipeline/base/mem.h"
 #include "pipeline/base/pool.h"
@@ -136,7 +137,7 @@ static void check_inspect(const char *folder, const float *want)
 }
 
 /* The identity through the layer gives the weights. */
-static void check_linear(const struct qmatrix *q, const float *want)
+static void check_linear(const struct qwords *q, const float *want)
 {
     struct parallel par = {pool_run, NULL, 1};
     float *x = xcalloc(COLS * COLS, sizeof *x), *y = xcalloc(COLS * ROWS, sizeof *y);
@@ -166,7 +167,8 @@ static void through_a_checkpoint(void **state)
     float *want = xcalloc(ROWS * COLS, sizeof *want), *got = xcalloc(ROWS * COLS, sizeof *got);
     (void)state;
     for (size_t b = 0; b < 4; b++) {
-        struct qmatrix q = {0}, read = {0};
+        struct qmatrix q = {0};
+        struct qwords read = {0};
         struct err e = {0};
         struct model m;
         struct fileset files = FILESET_INIT;
@@ -181,9 +183,10 @@ static void through_a_checkpoint(void **state)
             fail_msg("%d bits: %s", bits[b], lines.lines[0]);
         assert_int_equal(lines.modules, 1);
         assert_int_equal(model_open(&m, &files, &e), 0);
-        assert_int_equal(model_qmatrix(&m, LAYER, MODULE, &read, &e), 0);
+        assert_int_equal(model_qwords(&m, LAYER, MODULE, &read, &e), 0);
         assert_memory_equal(read.scales, q.scales, (size_t)(q.G * q.N) * sizeof *q.scales);
-        assert_memory_equal(read.codes, q.codes, (size_t)(q.N * q.K));
+        for (int64_t i = 0; i < q.N * q.K; i++)
+            assert_int_equal(wfmt_code(read.words + i / q.K, q.N, i % q.K, q.bits), q.codes[i]);
         assert_memory_equal(read.zeros, q.zeros, (size_t)(q.G * q.N));
         assert_int_equal(model_dequant(&m, LAYER, MODULE, got, &e), 0);
         assert_memory_equal(got, want, ROWS * COLS * sizeof *want);
@@ -193,7 +196,7 @@ static void through_a_checkpoint(void **state)
         check_report_release(&lines);
         fileset_release(&files);
         qmatrix_free(&q);
-        qmatrix_free(&read);
+        qwords_free(&read);
         free(out);
     }
     free(want);

@@ -152,8 +152,8 @@ static void test_dequant(void **state)
     FAILS(model_dense_view(&m, 0, MOD_DOWN, &v, &err), ERR_UNSUPPORTED, "model.layers.0.mlp.down_proj is quantized");
     OK(model_dense_view(&m, 0, MOD_GATE, &v, &err));
     assert_true(v.dtype == DT_BF16 && v.rows == INTER && v.cols == HIDDEN);
-    struct qmatrix q;
-    FAILS(model_qmatrix(&m, 0, MOD_UP, &q, &err), ERR_UNSUPPORTED, "model.layers.0.mlp.up_proj is not quantized");
+    struct qwords q;
+    FAILS(model_qwords(&m, 0, MOD_UP, &q, &err), ERR_UNSUPPORTED, "model.layers.0.mlp.up_proj is not quantized");
     model_close(&m);
 }
 
@@ -164,23 +164,23 @@ static void test_sym_zeros(void **state)
     static const uint32_t stored[] = {0x77777777, 0x88888888};
     for (int i = 0; i < 4; i++) {
         struct model m;
-        struct qmatrix q;
+        struct qwords q;
         make_parts();
         for (int w = 0; w < 8; w++)
             ((uint32_t *)find_part(DOWN "qzeros")->data)[w] = stored[i % 2];
         OK(open_parts(&m, i < 2 ? "{\"bits\":4,\"group_size\":32}" : "{\"bits\":4,\"group_size\":32,\"format\":\"gptq_v2\"}"));
-        OK(model_qmatrix(&m, 0, MOD_DOWN, &q, &err));
-        assert_true(q.sym);
+        OK(model_qwords(&m, 0, MOD_DOWN, &q, &err));
+        assert_true(m.modules[MOD_DOWN].sym);
         for (int z = 0; z < G * HIDDEN; z++)
             assert_int_equal(q.zeros[z], 8);
-        qmatrix_free(&q);
+        qwords_free(&q);
         model_close(&m);
     }
     struct model m;
-    struct qmatrix q;
+    struct qwords q;
     make_parts();
     OK(open_parts(&m, "{\"bits\":4,\"group_size\":32}"));
-    FAILS(model_qmatrix(&m, 0, MOD_DOWN, &q, &err), ERR_FORMAT,
+    FAILS(model_qwords(&m, 0, MOD_DOWN, &q, &err), ERR_FORMAT,
           "tensor 'model.layers.0.mlp.down_proj.qzeros' holds 0 for group 0, output 0; a symmetric 4-bit module stores 7");
     model_close(&m);
 }
@@ -228,13 +228,13 @@ static void test_bad_values(void **state)
 {
     (void)state;
     struct model m;
-    struct qmatrix q;
+    struct qwords q;
     float w[INTER * HIDDEN];
     make_parts();
     ((int32_t *)find_part(DOWN "g_idx")->data)[5] = 2;
     ((float *)find_part(L0 "mlp.up_proj.weight")->data)[7] = INFINITY;
     OK(open_parts(&m, plain_quant));
-    FAILS(model_qmatrix(&m, 0, MOD_DOWN, &q, &err), ERR_FORMAT, "mlp.down_proj.g_idx': element 5 is 2, outside 0..1");
+    FAILS(model_qwords(&m, 0, MOD_DOWN, &q, &err), ERR_FORMAT, "mlp.down_proj.g_idx': element 5 is 2, outside 0..1");
     FAILS(model_dequant(&m, 0, MOD_UP, w, &err), ERR_NUMERIC, "tensor 'model.layers.0.mlp.up_proj.weight': element 7 is infinite");
     model_close(&m);
     make_parts();
@@ -248,13 +248,13 @@ static void test_bad_values(void **state)
     for (int i = 0; i < G * HIDDEN; i++)
         ((uint16_t *)p->data)[i] = f32_to_bf16(0.25f);
     OK(open_parts(&m, plain_quant));
-    OK(model_qmatrix(&m, 0, MOD_DOWN, &q, &err));
+    OK(model_qwords(&m, 0, MOD_DOWN, &q, &err));
     assert_int_equal(q.scales[9], 0x3400);
-    qmatrix_free(&q);
+    qwords_free(&q);
     model_close(&m);
     ((uint16_t *)p->data)[4] = f32_to_bf16(1e-20f);
     OK(open_parts(&m, plain_quant));
-    FAILS(model_qmatrix(&m, 0, MOD_DOWN, &q, &err), ERR_UNSUPPORTED, "which F16 cannot hold");
+    FAILS(model_qwords(&m, 0, MOD_DOWN, &q, &err), ERR_UNSUPPORTED, "which F16 cannot hold");
     model_close(&m);
 }
 

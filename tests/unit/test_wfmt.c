@@ -59,7 +59,7 @@ static void examples(void **state)
     wfmt_pack_qzeros(&q, WFMT_V2, words);
     assert_int_equal(words[0], 0x88888888);
     words[0] = 0x7ffffff0;
-    wfmt_unpack_qzeros(&q, WFMT_V1, words);
+    wfmt_unpack_qzeros(q.zeros, 1, 8, 4, WFMT_V1, words);
     assert_int_equal(q.zeros[0], 1);
     assert_int_equal(q.zeros[1], 16);
     assert_int_equal(q.zeros[7], 8);
@@ -115,9 +115,8 @@ static void round_trips(void **state)
             for (int64_t n = 0; n < N; n++)
                 for (int64_t i = 0; i < words * 32; i++)
                     assert_int_equal(stream_bit(w + n, N, i), i < K * bits[b] ? q.codes[n * K + i / bits[b]] >> i % bits[b] & 1 : 0);
-            memset(r.codes, 0, (size_t)(N * K));
-            wfmt_unpack_qweight(&r, w);
-            assert_memory_equal(q.codes, r.codes, (size_t)(N * K));
+            for (int64_t i = 0; i < N * K; i++)
+                assert_int_equal(wfmt_code(w + i / K, N, i % K, bits[b]), q.codes[i]);
             memset(r.codes, 0, (size_t)(N * K));
             wfmt_pack_rows(&q, rows);
             wfmt_unpack_rows(&r, rows);
@@ -125,7 +124,7 @@ static void round_trips(void **state)
             for (int v = WFMT_V1; v <= WFMT_V2; v++) {
                 memset(r.zeros, 0, (size_t)(q.G * N));
                 wfmt_pack_qzeros(&q, (enum wfmt_version)v, z);
-                wfmt_unpack_qzeros(&r, (enum wfmt_version)v, z);
+                wfmt_unpack_qzeros(r.zeros, q.G, N, bits[b], (enum wfmt_version)v, z);
                 assert_memory_equal(q.zeros, r.zeros, (size_t)(q.G * N));
             }
             assert_int_equal(w[words * N], 0xdeadbeef);
@@ -142,18 +141,45 @@ static void round_trips(void **state)
 static void dequant(void **state)
 {
     (void)state;
-    struct qmatrix q = matrix(7, 50, 4, 16);
-    float w[7 * 50];
-    assert_int_equal(q.G, 4);
-    wfmt_dequant(&q, w);
-    for (int n = 0; n < 7; n++)
-        for (int k = 0; k < 50; k++) {
-            int at = k / 16 * 7 + n;
-            assert_true((double)w[n * 50 + k] == (double)f16_to_f32(q.scales[at]) * (q.codes[n * 50 + k] - q.zeros[at]));
-        }
-    qmatrix_free(&q);
+    enum { N = 19, K = 50 };
+    static const int bits[] = {2, 3, 4, 8};
+    struct qmatrix q;
+    float w[N * K];
+    for (int b = 0; b < 4; b++) {
+        struct qwords words;
+        q = matrix(N, K, bits[b], 16);
+        assert_int_equal(q.G, 4);
+        assert_int_equal(wfmt_pack(&q, &words, NULL), 0);
+        wfmt_dequant(&words, w);
+        for (int n = 0; n < N; n++)
+            for (int k = 0; k < K; k++) {
+                int at = k / 16 * N + n;
+                assert_true((double)w[n * K + k] == (double)f16_to_f32(q.scales[at]) * (q.codes[n * K + k] - q.zeros[at]));
+            }
+        qwords_free(&words);
+        qmatrix_free(&q);
+    }
     assert_int_equal(qmatrix_alloc(&q, INT64_MAX / 2, 4, 4, 128), -1);
     assert_int_equal(qmatrix_alloc(&q, 1, 4, 4, 0), -1);
+}
+
+/* What a quantizer made, for a backend: the tables are its own, the codes are looked at. */
+static void packs(void **state)
+{
+    (void)state;
+    struct qmatrix q = matrix(3, 40, 3, 16);
+    struct qwords words;
+    struct err e;
+    assert_int_equal(wfmt_pack(&q, &words, &e), 0);
+    assert_true(words.N == 3 && words.K == 40 && words.G == 3 && words.bits == 3 && words.group_size == 16);
+    assert_true(words.scales == q.scales && words.zeros == q.zeros && words.g_idx == q.g_idx && words.owned == words.words);
+    qwords_free(&words);
+    assert_true(!words.owned && !words.words);
+    q.codes[45] = 8;
+    assert_int_equal(wfmt_pack(&q, &words, &e), -ERR_FORMAT);
+    assert_string_equal(e.text, "code 8 at row 1, column 5 does not fit 3 bits");
+    assert_null(words.owned);
+    qmatrix_free(&q);
 }
 
 int main(void)
@@ -163,6 +189,7 @@ int main(void)
         cmocka_unit_test(sizes),
         cmocka_unit_test(round_trips),
         cmocka_unit_test(dequant),
+        cmocka_unit_test(packs),
     };
     return cmocka_run_group_tests_name("wfmt", tests, NULL, NULL);
 }
