@@ -5,7 +5,6 @@
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/half.h"
-#include "kernels/wfmt.h"
 
 void *cpu_alloc(size_t bytes)
 {
@@ -105,31 +104,37 @@ static int check(const struct qwords *q, struct err *e)
     return 0;
 }
 
-/* Words of 4 bits are in the panels' order already, word after word of a column: a panel is 16 columns of the file's matrix. */
-static void put_words4(struct weight *w, const struct qwords *q, int64_t r, int64_t n, int64_t columns)
+/* Eight inputs of a panel from the file's words, a word of 4-bit fields each column. Of 4 bits that is the file's word: a panel is 16 columns of its matrix. */
+static void put_words(struct weight *w, const struct qwords *q, int64_t r, int64_t n)
 {
-    uint32_t *to = (uint32_t *)w->data + (n / PANEL * ((q->K + 7) / 8) + r) * PANEL;
-    const uint32_t keep = q->K - 8 * r < 8 ? (1u << 4 * (q->K - 8 * r)) - 1u : ~0u, *from = q->words + r * q->N + n;
-    for (int64_t j = 0; j < columns; j++)
-        to[j] = from[j] & keep;
+    const int64_t bit = 8 * r * q->bits, inputs = q->K - 8 * r < 8 ? q->K - 8 * r : 8, used = inputs * q->bits;
+    const size_t bytes = (size_t)(q->N - n < PANEL ? q->N - n : PANEL) * sizeof(uint32_t);
+    const uint32_t *from = q->words + bit / 32 * q->N + n, keep = used == 32 ? ~0u : (1u << used) - 1u, mask = (1u << q->bits) - 1u;
+    uint32_t *to = (uint32_t *)w->data + (n / PANEL * ((q->K + 7) / 8) + r) * PANEL, low[PANEL] = {0}, high[PANEL] = {0};
+    memcpy(low, from, bytes);
+    if (bit % 32 + used > 32)
+        memcpy(high, from + q->N, bytes);
+    for (int j = 0; j < PANEL; j++)
+        low[j] = (uint32_t)(((uint64_t)high[j] << 32 | low[j]) >> bit % 32) & keep;
+    if (q->bits == 4)
+        memcpy(to, low, sizeof low);
+    for (int k = 0; q->bits < 4 && k < 8; k++)
+        for (int j = 0; j < PANEL; j++)
+            to[j] |= (low[j] >> k * q->bits & mask) << 4 * k;
 }
 
-static void put_words8(struct weight *w, const struct qwords *q, int64_t r, int64_t n, int64_t columns)
+/* Four inputs of a panel, of 8 bits. */
+static void put_bytes(struct weight *w, const struct qwords *q, int64_t r, int64_t n)
 {
     uint8_t *to = (uint8_t *)w->data + (n / PANEL * q->K + 4 * r) * PANEL;
-    const uint32_t *from = q->words + r * q->N + n;
-    for (int64_t k = 0; k < 4 && 4 * r + k < q->K; k++)
-        for (int64_t j = 0; j < columns; j++)
-            to[k * PANEL + j] = (uint8_t)(from[j] >> 8 * k);
-}
-
-/* 2 and 3 bits, in fields of 4. */
-static void put_codes(struct weight *w, const struct qwords *q, int64_t r, int64_t n, int64_t columns)
-{
-    uint32_t *to = (uint32_t *)w->data + (n / PANEL * ((q->K + 7) / 8) + r) * PANEL;
-    for (int64_t k = 8 * r; k < q->K && k < 8 * r + 8; k++)
-        for (int64_t j = 0; j < columns; j++)
-            to[j] |= wfmt_code(q->words + n + j, q->N, k, q->bits) << 4 * (k % 8);
+    uint32_t row[PANEL] = {0};
+    uint8_t bytes[PANEL];
+    memcpy(row, q->words + r * q->N + n, (size_t)(q->N - n < PANEL ? q->N - n : PANEL) * sizeof *row);
+    for (int k = 0; k < 4 && 4 * r + k < q->K; k++) {
+        for (int j = 0; j < PANEL; j++)
+            bytes[j] = (uint8_t)(row[j] >> 8 * k);
+        memcpy(to + k * PANEL, bytes, sizeof bytes);
+    }
 }
 
 /* Rows of the file's words by panels: enough rows at a time that a panel gets a run of memory, few enough that each is read as a stream of its own. */
@@ -140,7 +145,7 @@ static void pack_codes(struct weight *w, const struct qwords *q)
     for (int64_t r0 = 0; r0 < rows; r0 += ROWS)
         for (int64_t n = 0; n < q->N; n += PANEL)
             for (int64_t r = r0; r < rows && r < r0 + ROWS; r++)
-                (q->bits == 8 ? put_words8 : q->bits == 4 ? put_words4 : put_codes)(w, q, r, n, q->N - n < PANEL ? q->N - n : PANEL);
+                (q->bits == 8 ? put_bytes : put_words)(w, q, r, n);
 }
 
 int cpu_weight_quantized(const struct qwords *q, struct weight **out, struct err *e)

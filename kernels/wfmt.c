@@ -6,8 +6,9 @@
 #include "kernels/backend.h"
 #include "kernels/half.h"
 
-/* Columns that a walk along K takes together: a cache line of words, and as few rows of codes. */
-enum { COLUMNS = 16 };
+/* A row of words lies along n, a row of codes along k. A walk over both takes blocks of so many: few enough rows of either to stay in one set of the nearest cache, for K and N
+ * are often powers of 2. */
+enum { COLUMNS = 8, INPUTS = 32 };
 
 /* Sets code i of a stream that is zero there. */
 static void put(uint32_t *words, int64_t stride, int64_t i, int bits, uint32_t code)
@@ -22,10 +23,11 @@ static void put(uint32_t *words, int64_t stride, int64_t i, int bits, uint32_t c
 void wfmt_pack_qweight(const struct qmatrix *q, uint32_t *qweight)
 {
     memset(qweight, 0, (size_t)(wfmt_words(q->K, q->bits) * q->N) * sizeof *qweight);
-    for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS)
-        for (int64_t k = 0; k < q->K; k++)
-            for (int64_t n = n0; n < q->N && n < n0 + COLUMNS; n++)
-                put(qweight + n, q->N, k, q->bits, q->codes[n * q->K + k]);
+    for (int64_t k0 = 0; k0 < q->K; k0 += INPUTS)
+        for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS)
+            for (int64_t k = k0; k < q->K && k < k0 + INPUTS; k++)
+                for (int64_t n = n0; n < q->N && n < n0 + COLUMNS; n++)
+                    put(qweight + n, q->N, k, q->bits, q->codes[n * q->K + k]);
 }
 
 static int check_codes(const struct qmatrix *q, struct err *e)
@@ -118,10 +120,11 @@ void wfmt_unpack_rows(struct qmatrix *q, const uint8_t *rows)
 
 void wfmt_dequant(const struct qwords *q, float *w)
 {
-    for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS)
-        for (int64_t k = 0; k < q->K; k++)
-            for (int64_t n = n0; n < q->N && n < n0 + COLUMNS; n++) {
-                int64_t at = q->g_idx[k] * q->N + n;
-                w[n * q->K + k] = f16_to_f32(q->scales[at]) * (float)((int)wfmt_code(q->words + n, q->N, k, q->bits) - q->zeros[at]);
-            }
+    for (int64_t k0 = 0; k0 < q->K; k0 += INPUTS)
+        for (int64_t n0 = 0; n0 < q->N; n0 += COLUMNS)
+            for (int64_t k = k0; k < q->K && k < k0 + INPUTS; k++)
+                for (int64_t n = n0; n < q->N && n < n0 + COLUMNS; n++) {
+                    int64_t at = q->g_idx[k] * q->N + n;
+                    w[n * q->K + k] = f16_to_f32(q->scales[at]) * (float)((int)wfmt_code(q->words + n, q->N, k, q->bits) - q->zeros[at]);
+                }
 }

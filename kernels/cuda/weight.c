@@ -64,6 +64,8 @@ int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct wei
 
 static int check(const struct qwords *q, struct err *e)
 {
+    if (q->N < 1 || q->K < 1)
+        return err_set(e, ERR_SHAPE, "a quantized matrix of %lld x %lld", (long long)q->N, (long long)q->K);
     if (q->bits != 2 && q->bits != 3 && q->bits != 4 && q->bits != 8)
         return err_set(e, ERR_UNSUPPORTED, "%d-bit weights; 2, 3, 4 and 8 are supported", q->bits);
     for (int64_t k = 0; k < q->K; k++)

@@ -91,6 +91,7 @@ struct bench {
     double peak_gflops, read_gbs; /* of all threads */
     /* problem at hand */
     struct weight *w;
+    struct qwords words;
     float *x, *y, *z;
     int64_t M, N, K;
     struct attn_args attn;
@@ -245,6 +246,35 @@ static void bench_linear(struct bench *b, int64_t N, int64_t K)
             free(b->y);
         }
         b->b->ops->weight_free(b->b, b->w);
+    }
+}
+
+static void load_run(void *arg)
+{
+    struct bench *b = arg;
+    struct weight *w;
+    if (b->b->ops->weight_quantized(b->b, &b->words, &w, NULL))
+        must(NULL);
+    b->b->ops->weight_free(b->b, w);
+}
+
+/* A checkpoint's words into the backend's own order: bytes read and bytes written. */
+static void bench_load(struct bench *b, int64_t N, int64_t K)
+{
+    static const int bits[] = {2, 3, 4, 8};
+    for (int i = 0; i < 4; i++) {
+        struct qmatrix q;
+        struct err e;
+        if (qmatrix_alloc(&q, N, K, bits[i], 128) || wfmt_pack(&q, &b->words, &e))
+            must(NULL);
+        for (int64_t k = 0; k < K; k++)
+            q.g_idx[k] = (int32_t)(k / 128);
+        char what[100];
+        snprintf(what, sizeof what, "load w%d %lldx%lld", bits[i], (long long)N, (long long)K);
+        if (strstr(what, only_op))
+            line(b, what, (double)(N * K) / 8 * (bits[i] + (bits[i] == 8 ? 8 : 4)) / best(load_run, b) * 1e-9, "GB/s", b->read_gbs);
+        qwords_free(&b->words);
+        qmatrix_free(&q);
     }
 }
 
@@ -429,6 +459,7 @@ static int run(enum isa isa, int threads)
     measure_bounds(&b);
     bool slow = isa == ISA_SCALAR;
     bench_linear(&b, slow ? 256 : 4096, slow ? 256 : 4096);
+    bench_load(&b, slow ? 256 : 4096, slow ? 256 : 4096);
     bench_attention(&b, 1, slow ? 100 : 4000);
     bench_attention(&b, slow ? 16 : 512, 0);
     bench_attention_back(&b, slow ? 32 : 512, 9, 3, 64, 0);
