@@ -56,6 +56,7 @@ struct machete_call {
     int64_t ldy;
     bool y_f32;
     const float *bias;    /* [N] or NULL */
+    struct marlin_out more[MARLIN_PARTS - 1]; /* of a joined matrix: where its further parts go. y, ldy and bias are then the first part's */
     bool accumulate;      /* add to what y holds; the product and the bias first */
     bool halves;          /* rows 2m and 2m + 1 of x (M even) are one activation in two parts: their results are added up and are row m of y. Tiles of exact weights only */
     bool pdl;             /* programmatic dependent launch: the launch may overlap the end of the kernel before it on the stream, which must not be what wrote codes, scales or

@@ -20,6 +20,7 @@
 #define KERNELS_CUDA_MARLIN_H
 
 #include "kernels/cuda/marlin_pack.h"
+#include "kernels/cuda/marlin_part.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -58,6 +59,7 @@ struct marlin_call {
     int64_t ldy;
     bool y_f32;
     const float *bias;    /* [N] or NULL */
+    struct marlin_out more[MARLIN_PARTS - 1]; /* of a joined matrix: where its further parts go. y, ldy and bias are then the first part's */
     bool accumulate;      /* add to what y holds; the product and the bias first */
     bool halves;          /* rows 2m and 2m + 1 of x (M even) are one activation in two parts: their results are added up and are row m of y. Exact weights only */
     void *workspace;
