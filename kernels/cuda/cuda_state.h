@@ -1,10 +1,11 @@
 /* What the files of the CUDA plug-in share: the state of a backend, weights, key/value caches, and the launchers. Host code is C and calls the CUDA runtime;
  * kernels and the functions that launch them are in .cu files. A launcher queues on the stream and returns cudaGetLastError(), or what refused the launch.
  *
- * Arithmetic. Every product accumulates in f32 in one fixed order that depends on N and K only (marlin, machete: on the device too). dense and simple: K is cut into SPLIT_K
+ * Arithmetic. Every product accumulates in f32 in one fixed order that depends on N and K only (marlin, machete: on the device too; of parts of a joined matrix N is
+ * the whole's, and linear of one part by itself gives other bits than linear_many). dense and simple: K is cut into SPLIT_K
  * interleaved parts (unit u belongs to part u mod SPLIT_K), each part is one chain of matrix instructions (quantized: of integers code - zero, whose sum over a stretch of
  * one group is then scaled), parts are added in order. marlin, machete: see marlin.h and machete.h, MARLIN_FIXED. X is split in two halves, x = hi + lo, each a column
- * (marlin, machete: a row) of its own; W is exact. So a row's result does not depend on the other rows, on how many there are, or on the tile that serves them, and differs
+ * (marlin, machete: a row) of its own, by split or by the kernel that makes X, the same bits; W is exact. So a row's result does not depend on the other rows, on how many there are, or on the tile that serves them, and differs
  * from f32 arithmetic by about 2^-17 of the terms (bf16 halves; 2^-22 for F16 weights with f16 halves). */
 #ifndef KERNELS_CUDA_STATE_H
 #define KERNELS_CUDA_STATE_H

@@ -8,6 +8,7 @@
  * Numerics: equal bits for equal (shape, M, config); nothing depends on timing. Rows of one launch do not influence each other. For a row's result to be the same whatever M
  * is, ask machete_choose for MARLIN_FIXED: every launch then takes tiles of 32 rows and cuts K as for one tile. Weights are exact for tiles of 8, 16 and 32 rows; taller ones
  * round (q - zero) * scale to the activations' type.
+ * Joined matrices: as marlin.h says.
  * Error bounds, to be enforced by tests/gpu/check_machete.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a
  * row of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (64 rows and more) the weights may cost is taken off.
  *
