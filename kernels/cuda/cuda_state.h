@@ -1,12 +1,15 @@
 /* What the files of the CUDA plug-in share: the state of a backend, weights, key/value caches, and the launchers. Host code is C and calls the CUDA runtime;
  * kernels and the functions that launch them are in .cu files. A launcher queues on the stream and returns cudaGetLastError(), or what refused the launch.
  *
- * Arithmetic. Every product accumulates in f32 in one fixed order that depends on N and K only (marlin, machete: on the device too; of parts of a joined matrix N is
- * the whole's, and linear of one part by itself gives other bits than linear_many). dense and simple: K is cut into SPLIT_K
- * interleaved parts (unit u belongs to part u mod SPLIT_K), each part is one chain of matrix instructions (quantized: of integers code - zero, whose sum over a stretch of
- * one group is then scaled), parts are added in order. marlin, machete: see marlin.h and machete.h, MARLIN_FIXED. X is split in two halves, x = hi + lo, each a column
- * (marlin, machete: a row) of its own, by split or by the kernel that makes X, the same bits; W is exact. So a row's result does not depend on the other rows, on how many there are, or on the tile that serves them, and differs
- * from f32 arithmetic by about 2^-17 of the terms (bf16 halves; 2^-22 for F16 weights with f16 halves). */
+ * Arithmetic. Every product accumulates in f32 in one fixed order that depends on N and K only (marlin, machete: on the device too; N of a joined matrix is the whole's, so
+ * linear_many of its parts gives other bits than linear of each). dense and simple: K is cut into SPLIT_K interleaved parts (unit u belongs to part u mod SPLIT_K), each part
+ * is one chain of matrix instructions (quantized: of integers code - zero, whose sum over a stretch of one group is then scaled), parts are added in order. marlin, machete:
+ * see marlin.h and machete.h, MARLIN_FIXED. X is split in two halves, x = hi + lo, each a column (marlin, machete: a row) of its own, by the kernel that makes X where it
+ * can (halves.cuh), else by a launch for it, the same bits; W is exact. So a row's result does not depend on the other rows, on how many there are, or on the tile that
+ * serves them, and differs from f32 arithmetic by about 2^-17 of the terms (bf16 halves; 2^-22 for F16 weights with f16 halves).
+ *
+ * Launches of a decoded token, a layer, all matrices in marlin or machete and their inputs in order: norm, q k v, rope, attention's three, o, norm, gate and up, silu_mul, down: 11.
+ * Inputs by activation order: a split more before each of the four products. Not joined (simple, dense): q, k, v and gate, up are a launch each. tests/cli/launches.t counts. */
 #ifndef KERNELS_CUDA_STATE_H
 #define KERNELS_CUDA_STATE_H
 
@@ -84,6 +87,15 @@ struct cuda_halves {
     int64_t pitch, M, K;
 };
 
+/* What the state's `split` holds: halves of x [M, ldx]; x NULL: nothing. The rule: every op that writes or frees f32 memory sets x to NULL (host.c `done`), a product only when
+ * it writes over x, so that products of one input share it; who made halves says so after that (cuda_halves_made). */
+struct halves_of {
+    const float *x;
+    int64_t ldx, M, K, pitch;
+    const int32_t *perm;
+    bool f16;
+};
+
 struct cuda_state {
     int device;
     cudaStream_t stream;
@@ -101,12 +113,7 @@ struct cuda_state {
     struct machete_device machete;
     char no_machete[160];    /* why the device or the build has no kernel machete; "": it has, or was not asked for it */
     int64_t halves_k[8];     /* numbers of inputs that some matrix takes as bf16 halves in their own order (linear.c) */
-    struct {                 /* what `split` holds, x NULL: nothing. Whoever writes or frees f32 memory sets it to NULL, whoever made halves says so after that */
-        const float *x;
-        int64_t ldx, M, K, pitch;
-        const int32_t *perm;
-        bool f16;
-    } split_of;
+    struct halves_of split_of;
     void *staging;           /* page-locked host memory for rows of the embedding */
     size_t staging_bytes;
     cudaEvent_t staged;      /* the last copy out of it */

@@ -36,36 +36,24 @@ int cuda_halves_room(struct cuda_state *s, int64_t M, int64_t K, struct cuda_hal
 
 void cuda_halves_made(struct cuda_state *s, const struct cuda_halves *h, const float *y)
 {
-    if (!h->xs)
-        return;
-    s->split_of.x = y;
-    s->split_of.ldx = s->split_of.K = h->K;
-    s->split_of.M = h->M;
-    s->split_of.pitch = h->pitch;
-    s->split_of.perm = NULL;
-    s->split_of.f16 = false;
+    if (h->xs)
+        s->split_of = (struct halves_of){.x = y, .ldx = h->K, .M = h->M, .K = h->K, .pitch = h->pitch};
 }
 
 /* X as pairs of halves in s->split, unless it is there already. */
 static int split(struct cuda_state *s, const float *x, int64_t ldx, int64_t M, const struct weight *w, struct err *e)
 {
-    int64_t pitch = pad_to(w->pitch, UNIT_K);
-    bool f16 = w->fmt == CUDA_F16;
-    if (s->split_of.x == x && s->split_of.ldx == ldx && s->split_of.M == M && s->split_of.K == w->K && s->split_of.pitch == pitch && s->split_of.perm == w->perm &&
-        s->split_of.f16 == f16)
+    const struct halves_of want = {.x = x, .ldx = ldx, .M = M, .K = w->K, .pitch = pad_to(w->pitch, UNIT_K), .perm = w->perm, .f16 = w->fmt == CUDA_F16}, *has = &s->split_of;
+    if (has->x == x && has->ldx == ldx && has->M == M && has->K == want.K && has->pitch == want.pitch && has->perm == want.perm && has->f16 == want.f16)
         return 0;
     s->split_of.x = NULL;
-    int rc = cuda_reserve(s, &s->split, (size_t)(2 * M * pitch) * sizeof(uint16_t), "activations as halves", e);
-    if (!rc)
-        rc = cuda_check(s, launch_split(s->stream, s->split.p, x, ldx, M, w->K, pitch, w->perm, f16), "split", e);
+    int rc = cuda_reserve(s, &s->split, (size_t)(2 * M * want.pitch) * sizeof(uint16_t), "activations as halves", e);
+    if (rc)
+        return rc;
     s->calls[CUDA_split]++;
-    s->split_of.x = rc ? NULL : x;
-    s->split_of.ldx = ldx;
-    s->split_of.M = M;
-    s->split_of.K = w->K;
-    s->split_of.pitch = pitch;
-    s->split_of.perm = w->perm;
-    s->split_of.f16 = f16;
+    rc = cuda_check(s, launch_split(s->stream, s->split.p, x, ldx, M, w->K, want.pitch, w->perm, want.f16), "split", e);
+    if (!rc)
+        s->split_of = want;
     return rc;
 }
 
