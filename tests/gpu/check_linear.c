@@ -423,6 +423,16 @@ static const char *try_joined(struct backend *b, enum kind kind, const struct jo
         wrong = !same(one[i], apart[i], (size_t)(M * p[i].ldy)) ? "a part by itself has other bits than before" : wrong;
         free(one[i]);
     }
+    struct set turned = set; /* first and last in each other's place: not the whole, so a product each */
+    struct problem turned_p[PARTS_MAX];
+    memcpy(turned_p, p, sizeof p);
+    const int last = set.n - 1;
+    turned.m[0] = set.m[last], turned.w[0] = set.w[last], turned_p[0] = p[last];
+    turned.m[last] = set.m[0], turned.w[last] = set.w[0], turned_p[last] = p[0];
+    solve_many(b, &turned, turned_p, 0, M, one, &calls);
+    wrong = calls != (uint64_t)set.n || !same(one[0], apart[last], (size_t)(M * p[last].ldy)) ? "in another order, not a product each" : wrong;
+    for (int i = 0; i < set.n; i++)
+        free(one[i]);
     for (int64_t from = 0; from < M; from += 1 + M / 3) {
         solve_many(b, &set, p, from, 1, one, &calls);
         for (int i = 0; i < set.n; i++) {

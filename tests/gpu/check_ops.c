@@ -376,12 +376,24 @@ static void make(struct backend *b, enum maker maker, float *y, const float *x, 
         make_attention(b, y, x, M, K);
 }
 
+/* Leaves NaN wherever halves are kept. */
+static void spoil(struct backend *b, const struct weight *w, int64_t K, const float *nan, uint64_t *split)
+{
+    free(product(b, w, 24, nan, 80, K, split));
+}
+
 /* A product of what an op has made finds the halves, and has the bits it has of the same numbers from elsewhere. */
 static void halves_found(struct rig *r)
 {
+    enum { SPOIL = 4096 };
     static const int64_t shapes[][2] = {{1, 128}, {2, 576}, {5, 172}, {1, 1536}, {40, 200}, {12, 1124}, {3, 2052}};
     struct backend *b = r->gpu;
     uint64_t seed = 9;
+    float *host_nan = malloc(80 * SPOIL * sizeof *host_nan);
+    for (int i = 0; i < 80 * SPOIL; i++)
+        host_nan[i] = NAN;
+    float *nan = on_device(b, host_nan, 80 * SPOIL);
+    struct weight *spoiler = some_weight(b, SPOIL, 0, &seed);
     for (int maker = 0; maker < MAKERS; maker++) {
         int differ = 0, again = 0, unsplit = 0;
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
@@ -393,6 +405,7 @@ static void halves_found(struct rig *r)
                 float *host = rnd_floats(n, &seed), *x = on_device(b, host, n), *y = on_device(b, host, n), *copy = on_device(b, host, n);
                 struct weight *w = some_weight(b, K, bits, &seed);
                 uint64_t found, split;
+                spoil(b, spoiler, SPOIL, nan, &split);
                 make(b, (enum maker)maker, y, x, M, K);
                 void *out;
                 const uint64_t before = splits(b);
@@ -415,6 +428,9 @@ static void halves_found(struct rig *r)
             }
         tap_ok(!differ && !again && !unsplit, "%s: %d products differ, %d split its output again, %d did not split other numbers", maker_names[maker], differ, again, unsplit);
     }
+    b->ops->weight_free(b, spoiler);
+    b->ops->free(b, nan);
+    free(host_nan);
 }
 
 /* What is written after it was made is split anew. */
@@ -436,7 +452,7 @@ static void halves_forgotten(struct rig *r)
         switch (how) {
         case 0: MUST(b->ops->add(b, y, x, M * K, &err)); break;
         case 1: MUST(b->ops->upload(b, y, host, M * K * sizeof *host, &err)); break;
-        case 2: MUST(b->ops->linear(b, y, K, y, K, 1, wide, NULL, false, &err)); break;
+        case 2: MUST(b->ops->linear(b, y, K, y, K, M, wide, NULL, false, &err)); break; /* reads the halves of what it writes over */
         case 3: MUST(b->ops->rope(b, &rope, &err)); break;
         case 4: MUST(b->ops->rmsnorm(b, z, y, x, M, K, 1e-5f, &err)); break;
         case 5: MUST(b->ops->attention(b, &a, &err)); break;
