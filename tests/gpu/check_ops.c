@@ -379,20 +379,20 @@ static void make(struct backend *b, enum maker maker, float *y, const float *x, 
 /* Leaves NaN wherever halves are kept. */
 static void spoil(struct backend *b, const struct weight *w, int64_t K, const float *nan, uint64_t *split)
 {
-    free(product(b, w, 24, nan, 80, K, split));
+    free(product(b, w, 24, nan, 16, K, split));
 }
 
 /* A product of what an op has made finds the halves, and has the bits it has of the same numbers from elsewhere. */
 static void halves_found(struct rig *r)
 {
-    enum { SPOIL = 4096 };
+    enum { SPOIL = 1024, SPOIL_ROWS = 16 };
     static const int64_t shapes[][2] = {{1, 128}, {2, 576}, {5, 172}, {1, 1536}, {40, 200}, {12, 1124}, {3, 2052}};
     struct backend *b = r->gpu;
     uint64_t seed = 9;
-    float *host_nan = malloc(80 * SPOIL * sizeof *host_nan);
-    for (int i = 0; i < 80 * SPOIL; i++)
+    float *host_nan = malloc(SPOIL_ROWS * SPOIL * sizeof *host_nan);
+    for (int i = 0; i < SPOIL_ROWS * SPOIL; i++)
         host_nan[i] = NAN;
-    float *nan = on_device(b, host_nan, 80 * SPOIL);
+    float *nan = on_device(b, host_nan, SPOIL_ROWS * SPOIL);
     struct weight *spoiler = some_weight(b, SPOIL, 0, &seed);
     for (int maker = 0; maker < MAKERS; maker++) {
         int differ = 0, again = 0, unsplit = 0;
