@@ -282,7 +282,7 @@ static void joined(void **state)
         int64_t from[MARLIN_PARTS - 1];
     } all[] = {
         /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias vectors halves, from */
-        {{1, 384, 512, 4, 128, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, false, true, true}, {128, 256}},
+        {{1, 390, 512, 4, 128, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, false, true, true}, {128, 256}},
         {{5, 390, 640, 4, 128, false, true, MARLIN_BF16, 32, 1, 2, 3, 1, 6, true, true, false, true}, {128, 256}},
         {{18, 300, 400, 8, 32, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, true, true, true}, {256, 0}},
         {{13, 256, 320, 4, 64, true, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, false, true, false, false}, {128, 0}},
