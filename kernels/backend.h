@@ -40,6 +40,23 @@ struct parallel {
     int threads; /* a hint for how finely to split; results never depend on it */
 };
 
+/* One of several products of one input: y[M,N] = x w^T (+ bias[N], may be NULL). ldy in elements. */
+struct linear_part {
+    float *y;
+    int64_t ldy;
+    const struct weight *w;
+    const float *bias;
+};
+
+/* Halves-apart rotary (Hugging Face's rotate_half) of queries and keys, in place. */
+struct rope_args {
+    float *q, *k; /* [M, heads * D], [M, kv_heads * D] */
+    int heads, kv_heads, head_dim;
+    int64_t M;
+    const float *cos, *sin; /* [positions, D / 2] */
+    const int32_t *pos;     /* [M], host memory */
+};
+
 /* One stretch of rows of a batch that belongs to one sequence. */
 struct attn_segment {
     struct kv_cache *kv;
@@ -147,17 +164,22 @@ struct backend_ops {
     int (*weight_dense)(struct backend *b, const struct tensor_view *w, struct weight **out, struct err *e);      /* [N,K] F32, F16 or BF16 */
     int (*weight_quantized)(struct backend *b, const struct qwords *q, struct weight **out, struct err *e);
     void (*weight_free)(struct backend *b, struct weight *w);
+    /* A hint: w[0..n-1] will be multiplied by one input, together (linear_many), again and again. A backend may keep them as one matrix from here on; each stays a weight to be
+     * freed, and linear takes it alone. */
+    int (*weight_join)(struct backend *b, struct weight *const *w, int n, struct err *e);
 
     /* y[M,N] = x[M,K] W^T (+ bias[N], may be NULL) (+ y when accumulate: the product is finished first, then added). ldx, ldy in elements. */
     int (*linear)(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias,
                   bool accumulate, struct err *e);
+    /* n products of x[M,K]. On the CPU the bits of linear; a backend that has joined the parts may cut K otherwise than for one alone. Not on M, nor on other rows, do they depend. */
+    int (*linear_many)(struct backend *b, const struct linear_part *parts, int n, const float *x, int64_t ldx, int64_t M, struct err *e);
     /* y[M,K] = rows of a host-mapped table [V,K]; ids in host memory, already checked against V */
     int (*embed)(struct backend *b, float *y, const struct tensor_view *table, const int32_t *ids, int64_t M, struct err *e);
     /* y = x / sqrt(mean(x^2) + eps) * w, each of M rows of K; y may be x */
     int (*rmsnorm)(struct backend *b, float *y, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e);
-    /* In place on x [M, H*D]: halves-apart rotary (Hugging Face's rotate_half). cos, sin [positions, D/2] f32; pos [M] host memory */
-    int (*rope)(struct backend *b, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos, struct err *e);
-    int (*silu_mul)(struct backend *b, float *y, const float *gate, const float *up, int64_t n, struct err *e); /* y may be gate or up */
+    int (*rope)(struct backend *b, const struct rope_args *a, struct err *e); /* -ERR_SHAPE: an odd head_dim */
+    /* y = silu(gate) * up, each of M rows of K; y may be gate or up */
+    int (*silu_mul)(struct backend *b, float *y, const float *gate, const float *up, int64_t M, int64_t K, struct err *e);
     /* The partial derivatives of silu(gate) * up, in place: gate becomes up * silu'(gate), up becomes silu(gate); silu'(g) = s (1 + g (1 - s)), s = sigmoid(g) */
     int (*silu_back)(struct backend *b, float *gate, float *up, int64_t n, struct err *e);
     /* Gradient of rmsnorm by its input, in place on dy: x [M,K] what rmsnorm was given. With r = 1 / sqrt(mean(x^2) + eps): dx = r (w dy - x r^2 mean(x w dy)) */

@@ -97,6 +97,20 @@ static int op_linear(struct backend *b, float *y, int64_t ldy, const float *x, i
     return 0;
 }
 
+static int op_weight_join(struct backend *b, struct weight *const *w, int n, struct err *e)
+{
+    (void)b, (void)w, (void)n, (void)e; /* one after the other is as good here */
+    return 0;
+}
+
+static int op_linear_many(struct backend *b, const struct linear_part *parts, int n, const float *x, int64_t ldx, int64_t M, struct err *e)
+{
+    int rc = 0;
+    for (int i = 0; i < n && !rc; i++)
+        rc = op_linear(b, parts[i].y, parts[i].ldy, x, ldx, M, parts[i].w, parts[i].bias, false, e);
+    return rc;
+}
+
 static int op_embed(struct backend *b, float *y, const struct tensor_view *table, const int32_t *ids, int64_t M, struct err *e)
 {
     if (table->dtype != DT_F32 && table->dtype != DT_F16 && table->dtype != DT_BF16)
@@ -112,19 +126,18 @@ static int op_rmsnorm(struct backend *b, float *y, const float *x, const float *
     return 0;
 }
 
-static int op_rope(struct backend *b, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos, struct err *e)
+static int op_rope(struct backend *b, const struct rope_args *a, struct err *e)
 {
-    if (head_dim % 2)
-        return err_set(e, ERR_SHAPE, "rotary embedding needs an even head size, not %d", head_dim);
-    USE(b, rope_f32)
-    (&state_of(b)->par, &(struct rope_args){.x = x, .cos = cos, .sin = sin, .pos = pos, .M = M, .heads = heads, .head_dim = head_dim});
+    if (a->head_dim % 2)
+        return err_set(e, ERR_SHAPE, "rotary embedding needs an even head size, not %d", a->head_dim);
+    USE(b, rope_f32)(&state_of(b)->par, a);
     return 0;
 }
 
-static int op_silu_mul(struct backend *b, float *y, const float *gate, const float *up, int64_t n, struct err *e)
+static int op_silu_mul(struct backend *b, float *y, const float *gate, const float *up, int64_t M, int64_t K, struct err *e)
 {
     (void)e;
-    USE(b, silu_mul_f32)(&state_of(b)->par, y, gate, up, n);
+    USE(b, silu_mul_f32)(&state_of(b)->par, y, gate, up, M * K);
     return 0;
 }
 
@@ -357,7 +370,9 @@ static const struct backend_ops cpu_ops = {
     .weight_dense = op_weight_dense,
     .weight_quantized = op_weight_quantized,
     .weight_free = op_weight_free,
+    .weight_join = op_weight_join,
     .linear = op_linear,
+    .linear_many = op_linear_many,
     .embed = op_embed,
     .rmsnorm = op_rmsnorm,
     .rope = op_rope,

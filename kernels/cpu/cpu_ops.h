@@ -58,14 +58,6 @@ struct rmsnorm_args {
     float eps;
 };
 
-struct rope_args {
-    float *x;
-    const float *cos, *sin;
-    const int32_t *pos;
-    int64_t M;
-    int heads, head_dim;
-};
-
 /* Keys and values of one sequence. stride is capacity padded to 16, padded is head_dim padded to 16; the padding is zero.
  *   k [layers][kv_heads][stride / 16][head_dim][16]: lanes are positions      v [layers][kv_heads][stride][padded] */
 struct kv_cache {

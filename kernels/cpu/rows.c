@@ -117,8 +117,8 @@ static void rope_piece(void *arg, size_t i)
     const int64_t half = a->head_dim / 2;
     for (struct span s = span_of(j, i); s.from < s.to; s.from++) {
         const float *cos = a->cos + a->pos[s.from] * half, *sin = a->sin + a->pos[s.from] * half;
-        for (int h = 0; h < a->heads; h++) {
-            float *x = a->x + (s.from * a->heads + h) * a->head_dim, *x2 = x + half;
+        for (int h = 0; h < a->heads + a->kv_heads; h++) {
+            float *x = h < a->heads ? a->q + (s.from * a->heads + h) * a->head_dim : a->k + (s.from * a->kv_heads + h - a->heads) * a->head_dim, *x2 = x + half;
             for (int64_t d = 0; d < half; d += PANEL) {
                 int n = v16_lanes(d, half);
                 v16 c = v16_load_n(cos + d, n), sn = v16_load_n(sin + d, n), u = v16_load_n(x + d, n), v = v16_load_n(x2 + d, n);
@@ -131,7 +131,7 @@ static void rope_piece(void *arg, size_t i)
 
 void FN(rope_f32)(const struct parallel *par, const struct rope_args *a)
 {
-    over(par, a, a->M, a->M * a->heads * a->head_dim / 4, rope_piece);
+    over(par, a, a->M, a->M * (a->heads + a->kv_heads) * a->head_dim / 4, rope_piece);
 }
 
 struct flat_args {

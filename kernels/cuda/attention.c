@@ -41,15 +41,31 @@ static int answer(struct cuda_state *s, struct attention_launch *l, bool few, st
     }
     if (!rc)
         rc = cuda_check(s, few ? launch_attention_split(s->stream, l) : launch_attention_whole(s->stream, l), "attention", e);
-    *l = (struct attention_launch){.a = l->a};
+    *l = (struct attention_launch){.a = l->a, .halves = l->halves};
     return rc;
 }
 
-int cuda_attention(struct backend *b, const struct attn_args *a, struct err *e)
+/* Rows of y, when the segments cover them without a gap; else 0: somebody else made some of them. */
+static int64_t rows_of(const struct attn_args *a)
+{
+    int64_t sum = 0, end = 0;
+    for (size_t i = 0; i < a->segment_count; i++) {
+        const struct attn_segment *s = &a->segments[i];
+        sum += s->rows;
+        end = s->row + s->rows > end ? s->row + s->rows : end;
+    }
+    return sum == end ? sum : 0;
+}
+
+int cuda_attention(struct backend *b, const struct attn_args *a, struct cuda_halves *h, struct err *e)
 {
     struct cuda_state *s = b->state;
-    struct attention_launch l[2] = {{.a = a}, {.a = a}}; /* [1]: few rows */
     int rc = check(a, e);
+    if (!rc)
+        rc = cuda_halves_room(s, rows_of(a), (int64_t)a->heads * a->head_dim, h, e);
+    if (rc)
+        return rc;
+    struct attention_launch l[2] = {{.a = a, .halves = *h}, {.a = a, .halves = *h}}; /* [1]: few rows */
     for (size_t i = 0; i < a->segment_count && !rc; i++) /* before anything is queued: a step that has no memory leaves no trace */
         rc = cuda_kv_reach(s, a->segments[i].kv, a->segments[i].pos + a->segments[i].rows, e);
     for (size_t i = 0; i < a->segment_count && !rc; i++) {

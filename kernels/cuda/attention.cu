@@ -4,6 +4,7 @@
  * ATTN_SPLIT positions (absolute too) they start anew, and the parts are joined in order. So nothing depends on the other rows of a block, on how many there are, on
  * the segment's other positions or on whether parts ran side by side. Scores: one FMA chain over d; a block's outputs: one FMA chain over positions.
  * Compiled with -fmad=false. */
+#include "kernels/cuda/halves.cuh"
 #include "kernels/cuda/instr.cuh"
 
 enum { ATTN_THREADS = 128, ROWS_SPLIT = 8, ROWS_WHOLE = 16 };
@@ -14,6 +15,7 @@ struct attn_params {
     int heads, kv_heads, D, Dp; /* Dp: D padded to 4 */
     int64_t window;
     float scale;
+    struct cuda_halves halves;  /* of y */
     int max_rows, max_splits;   /* strides of `partial`: [segment][kv head][row pair][split][D + 2] */
     struct cuda_segment seg[ATTN_SEGMENTS];
 };
@@ -63,6 +65,24 @@ static __device__ __forceinline__ int64_t row_at(const struct attn_params &p, co
 {
     int pair = t.first + r;
     return ((int64_t)(s.row + pair / t.group) * p.heads + t.head * t.group + pair % t.group) * p.D;
+}
+
+/* Element d of pair r's output, and its halves. */
+static __device__ __forceinline__ void put_output(const struct attn_params &p, const struct cuda_segment &s, const struct tile_at &t, int r, int d, float v)
+{
+    p.y[row_at(p, s, t, r) + d] = v;
+    if (p.halves.xs) {
+        const int pair = t.first + r;
+        put_half(p.halves, s.row + pair / t.group, (t.head * t.group + pair % t.group) * p.D + d, v);
+    }
+}
+
+/* What lies behind the last head of pair r's row of halves. */
+static __device__ __forceinline__ void pad_output(const struct attn_params &p, const struct cuda_segment &s, const struct tile_at &t, int r)
+{
+    const int pair = t.first + r;
+    if (p.halves.xs && t.head == p.kv_heads - 1 && pair % t.group == t.group - 1)
+        pad_halves(p.halves, s.row + pair / t.group, threadIdx.x, ATTN_THREADS);
 }
 
 /* Rows of D floats to rows of `pitch` in shared memory, zero beyond D and beyond `rows`. */
@@ -304,8 +324,9 @@ static __global__ void __launch_bounds__(ATTN_THREADS) attention_join(const stru
             most = j.most;
             sum = j.sum;
         }
-        p.y[row_at(p, s, t, 0) + d] = out / sum;
+        put_output(p, s, t, 0, d, out / sum);
     }
+    pad_output(p, s, t, 0);
 }
 
 /* Parts one after the other: grid (tiles, kv heads, segments). Two blocks an SM: without a word on it ptxas aims at three and spills. */
@@ -348,7 +369,8 @@ template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS, 2) atte
 #pragma unroll
         for (int c = 0; c < DV; c++)
             if (threadIdx.x + ATTN_THREADS * c < p.D)
-                p.y[row_at(p, s, t, r) + threadIdx.x + ATTN_THREADS * c] = all[r][c] / sum[r];
+                put_output(p, s, t, r, threadIdx.x + ATTN_THREADS * c, all[r][c] / sum[r]);
+        pad_output(p, s, t, r);
     }
 }
 
@@ -362,6 +384,7 @@ static struct attn_params params_of(const struct attention_launch *l)
     p.heads = a->heads, p.kv_heads = a->kv_heads, p.D = a->head_dim, p.Dp = (int)pad_to(a->head_dim, 4);
     p.window = a->window;
     p.scale = a->scale;
+    p.halves = l->halves;
     p.max_rows = (int)l->most_rows * (a->heads / a->kv_heads);
     p.max_splits = (int)((l->most_positions + ATTN_SPLIT - 1) / ATTN_SPLIT);
     for (int i = 0; i < l->count; i++)

@@ -1,11 +1,15 @@
 /* What the files of the CUDA plug-in share: the state of a backend, weights, key/value caches, and the launchers. Host code is C and calls the CUDA runtime;
  * kernels and the functions that launch them are in .cu files. A launcher queues on the stream and returns cudaGetLastError(), or what refused the launch.
  *
- * Arithmetic. Every product accumulates in f32 in one fixed order that depends on N and K only (marlin, machete: on the device too). dense and simple: K is cut into SPLIT_K
- * interleaved parts (unit u belongs to part u mod SPLIT_K), each part is one chain of matrix instructions (quantized: of integers code - zero, whose sum over a stretch of
- * one group is then scaled), parts are added in order. marlin, machete: see marlin.h and machete.h, MARLIN_FIXED. X is split in two halves, x = hi + lo, each a column
- * (marlin, machete: a row) of its own; W is exact. So a row's result does not depend on the other rows, on how many there are, or on the tile that serves them, and differs
- * from f32 arithmetic by about 2^-17 of the terms (bf16 halves; 2^-22 for F16 weights with f16 halves). */
+ * Arithmetic. Every product accumulates in f32 in one fixed order that depends on N and K only (marlin, machete: on the device too; N of a joined matrix is the whole's, so
+ * linear_many of its parts gives other bits than linear of each). dense and simple: K is cut into SPLIT_K interleaved parts (unit u belongs to part u mod SPLIT_K), each part
+ * is one chain of matrix instructions (quantized: of integers code - zero, whose sum over a stretch of one group is then scaled), parts are added in order. marlin, machete:
+ * see marlin.h and machete.h, MARLIN_FIXED. X is split in two halves, x = hi + lo, each a column (marlin, machete: a row) of its own, by the kernel that makes X where it
+ * can (halves.cuh), else by a launch for it, the same bits; W is exact. So a row's result does not depend on the other rows, on how many there are, or on the tile that
+ * serves them, and differs from f32 arithmetic by about 2^-17 of the terms (bf16 halves; 2^-22 for F16 weights with f16 halves).
+ *
+ * Launches of a decoded token, a layer, all matrices in marlin or machete and their inputs in order: norm, q k v, rope, attention's three, o, norm, gate and up, silu_mul, down: 11.
+ * Inputs by activation order: a split more before each of the four products. Not joined (simple, dense): q, k, v and gate, up are a launch each. tests/cli/launches.t counts. */
 #ifndef KERNELS_CUDA_STATE_H
 #define KERNELS_CUDA_STATE_H
 
@@ -21,7 +25,7 @@ extern "C" {
 #include "kernels/cuda/marlin.h"
 #include "kernels/plugin.h"
 
-enum { PLUGIN_REVISION = 3 };
+enum { PLUGIN_REVISION = 4 };
 
 /* Rows of counters, in the order of reports. */
 enum cuda_row {
@@ -50,6 +54,9 @@ struct weight {
     int32_t *perm;       /* [pitch], NULL when inputs keep their places */
     const char *kernel;  /* class */
     const char *why;     /* select_kernel's */
+    struct weight *whole; /* the matrix that this one was joined into as its part `number`, or NULL. data, meta, zeros and perm point into it; it goes with its last part */
+    int number;
+    int parts, users;     /* of a whole: those it was made of, and those not freed yet */
 };
 
 /* Keys and values of one sequence, in pages of ATTN_BLOCK positions (kv.c): a page is f32 [k, v][layers][kv_heads][ATTN_BLOCK][head_dim]. */
@@ -82,6 +89,21 @@ struct cuda_ring {
     cudaEvent_t fetched[2]; /* the device has what a half held when it was left */
 };
 
+/* Room for y [M,K] as bf16 halves in rows 2m (hi) and 2m + 1 (lo) of `pitch`, zero beyond K: what a kernel that makes y writes beside it. xs NULL: nobody wants them. */
+struct cuda_halves {
+    uint16_t *xs;
+    int64_t pitch, M, K;
+};
+
+/* What the state's `split` holds: halves of x [M, ldx]; x NULL: nothing. The rule: every op that writes or frees f32 memory sets x to NULL (host.c `done`), a product only when
+ * it writes over x, so that products of one input share it; who made halves says so after that (cuda_halves_made). */
+struct halves_of {
+    const float *x;
+    int64_t ldx, M, K, pitch;
+    const int32_t *perm;
+    bool f16;
+};
+
 struct cuda_state {
     int device;
     cudaStream_t stream;
@@ -101,12 +123,8 @@ struct cuda_state {
     struct marlin_device marlin;
     struct machete_device machete;
     char no_machete[160];    /* why the device or the build has no kernel machete; "": it has, or was not asked for it */
-    struct {                 /* what `split` holds, so that q, k and v split their common input once; x NULL: nothing */
-        const float *x;
-        int64_t ldx, M, K, pitch;
-        const int32_t *perm;
-        bool f16;
-    } split_of;
+    int64_t halves_k[8];     /* numbers of inputs that some matrix takes as bf16 halves in their own order (linear.c) */
+    struct halves_of split_of;
     void *staging;           /* page-locked host memory for rows of the embedding */
     size_t staging_bytes;
     cudaEvent_t staged;      /* the last copy out of it */
@@ -142,9 +160,18 @@ int cuda_marlin_weight(struct cuda_state *s, struct weight *w, const struct qwor
 int cuda_weight_quantized(struct backend *b, const struct qwords *q, struct weight **out, struct err *e);
 void cuda_weight_free(struct backend *b, struct weight *w);
 const char *cuda_weight_kernel(const struct backend *b, const struct weight *w, const char **why);
+int cuda_weight_join(struct backend *b, struct weight *const *w, int n, struct err *e);
 int cuda_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias, bool accumulate,
                 struct err *e);
-int cuda_attention(struct backend *b, const struct attn_args *a, struct err *e);
+int cuda_linear_many(struct backend *b, const struct linear_part *parts, int n, const float *x, int64_t ldx, int64_t M, struct err *e);
+/* A matrix of K inputs is there that takes them as halves: kernels that make rows of K write those too, from now on. */
+void cuda_halves_expect(struct cuda_state *s, int64_t K);
+/* Room in s->split for the halves of [M,K], when some matrix takes K inputs so: what was there is forgotten. Else xs NULL. */
+int cuda_halves_room(struct cuda_state *s, int64_t M, int64_t K, struct cuda_halves *h, struct err *e);
+/* They are those of y, and nothing has been queued since that writes it. */
+void cuda_halves_made(struct cuda_state *s, const struct cuda_halves *h, const float *y);
+/* *h: room for the halves of a->y. */
+int cuda_attention(struct backend *b, const struct attn_args *a, struct cuda_halves *h, struct err *e);
 int cuda_kv_create(struct backend *b, int layers, int kv_heads, int head_dim, int64_t capacity, struct kv_cache **out, struct err *e);
 void cuda_kv_free(struct backend *b, struct kv_cache *kv);
 /* Pages for positions 0 .. positions - 1. -ERR_NOMEM: those that there was memory for are kept. */
@@ -164,6 +191,7 @@ struct linear_args {
     const struct weight *w;
     const float *bias;   /* may be NULL */
     int accumulate;
+    struct marlin_out more[MARLIN_PARTS - 1]; /* w is a whole: y, ldy and bias are the first part's, here are the others' */
 };
 cudaError_t launch_split(cudaStream_t s, uint16_t *xs, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t pitch, const int32_t *perm, int f16);
 cudaError_t launch_linear_f32(cudaStream_t s, const struct linear_args *a);
@@ -177,9 +205,9 @@ int cuda_marlin_linear(struct cuda_state *s, const struct linear_args *a, struct
 cudaError_t launch_reorder(cudaStream_t s, const struct weight *w, const uint32_t *words, int bits, int64_t column, int64_t columns);
 
 cudaError_t launch_widen(cudaStream_t s, float *y, const void *rows, enum dtype t, int64_t n);
-cudaError_t launch_rmsnorm(cudaStream_t s, float *y, const float *x, const float *w, int64_t M, int64_t K, float eps);
-cudaError_t launch_rope(cudaStream_t s, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos);
-cudaError_t launch_silu_mul(cudaStream_t s, float *y, const float *gate, const float *up, int64_t n);
+cudaError_t launch_rmsnorm(cudaStream_t s, float *y, const float *x, const float *w, int64_t M, int64_t K, float eps, const struct cuda_halves *h);
+cudaError_t launch_rope(cudaStream_t s, const struct rope_args *a);
+cudaError_t launch_silu_mul(cudaStream_t s, float *y, const float *gate, const float *up, int64_t M, int64_t K, const struct cuda_halves *h);
 cudaError_t launch_add(cudaStream_t s, float *y, const float *x, int64_t n);
 
 /* One stretch of rows as the attention kernels see it. */
@@ -196,6 +224,7 @@ struct attention_launch {
     int count;
     int64_t most_rows, most_positions; /* of any segment */
     float *partial;                    /* attention_partial_floats */
+    struct cuda_halves halves;         /* of y */
 };
 /* Keys and values of the new rows into the caches. */
 cudaError_t launch_attention_append(cudaStream_t s, const struct attention_launch *l);

@@ -113,6 +113,15 @@ static int done(struct backend *b, enum cuda_row row, cudaError_t r, struct err 
     return cuda_check(s, r, names[row], e);
 }
 
+/* The same for a kernel that made y, and its halves beside it. */
+static int done_halves(struct backend *b, enum cuda_row row, cudaError_t r, const struct cuda_halves *h, const float *y, struct err *e)
+{
+    int rc = done(b, row, r, e);
+    if (!rc)
+        cuda_halves_made(state_of(b), h, y);
+    return rc;
+}
+
 /* Room in page-locked memory, free of copies under way. */
 static int stage(struct cuda_state *s, size_t bytes, struct err *e)
 {
@@ -154,19 +163,23 @@ static int op_embed(struct backend *b, float *y, const struct tensor_view *t, co
 
 static int op_rmsnorm(struct backend *b, float *y, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e)
 {
-    return done(b, CUDA_rmsnorm, launch_rmsnorm(state_of(b)->stream, y, x, w, M, K, eps), e);
+    struct cuda_halves h;
+    int rc = cuda_halves_room(state_of(b), M, K, &h, e);
+    return rc ? rc : done_halves(b, CUDA_rmsnorm, launch_rmsnorm(state_of(b)->stream, y, x, w, M, K, eps, &h), &h, y, e);
 }
 
-static int op_rope(struct backend *b, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos, struct err *e)
+static int op_rope(struct backend *b, const struct rope_args *a, struct err *e)
 {
-    if (head_dim % 2)
-        return err_set(e, ERR_SHAPE, "rotary embedding needs an even head size, not %d", head_dim);
-    return done(b, CUDA_rope, launch_rope(state_of(b)->stream, x, M, heads, head_dim, cos, sin, pos), e);
+    if (a->head_dim % 2)
+        return err_set(e, ERR_SHAPE, "rotary embedding needs an even head size, not %d", a->head_dim);
+    return done(b, CUDA_rope, launch_rope(state_of(b)->stream, a), e);
 }
 
-static int op_silu_mul(struct backend *b, float *y, const float *gate, const float *up, int64_t n, struct err *e)
+static int op_silu_mul(struct backend *b, float *y, const float *gate, const float *up, int64_t M, int64_t K, struct err *e)
 {
-    return done(b, CUDA_silu_mul, launch_silu_mul(state_of(b)->stream, y, gate, up, n), e);
+    struct cuda_halves h;
+    int rc = cuda_halves_room(state_of(b), M, K, &h, e);
+    return rc ? rc : done_halves(b, CUDA_silu_mul, launch_silu_mul(state_of(b)->stream, y, gate, up, M, K, &h), &h, y, e);
 }
 
 static int op_add(struct backend *b, float *y, const float *x, int64_t n, struct err *e)
@@ -176,8 +189,9 @@ static int op_add(struct backend *b, float *y, const float *x, int64_t n, struct
 
 static int op_attention(struct backend *b, const struct attn_args *a, struct err *e)
 {
-    int rc = cuda_attention(b, a, e);
-    return rc ? rc : done(b, CUDA_attention, cudaSuccess, e);
+    struct cuda_halves h;
+    int rc = cuda_attention(b, a, &h, e);
+    return rc ? rc : done_halves(b, CUDA_attention, cudaSuccess, &h, a->y, e);
 }
 
 static int op_nll(struct backend *b, const float *logits, int64_t M, int64_t V, const int32_t *targets, double *nll, int32_t *top1, struct err *e)
@@ -275,7 +289,9 @@ static const struct backend_ops cuda_ops = {
     .weight_dense = cuda_weight_dense,
     .weight_quantized = cuda_weight_quantized,
     .weight_free = cuda_weight_free,
+    .weight_join = cuda_weight_join,
     .linear = cuda_linear,
+    .linear_many = cuda_linear_many,
     .embed = op_embed,
     .rmsnorm = op_rmsnorm,
     .rope = op_rope,

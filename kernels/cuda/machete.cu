@@ -101,13 +101,9 @@ static int check_call(const struct machete_device *d, const struct machete_call 
     if (call->ldx < s->Kx || call->ldx % 8 || (uintptr_t)call->x % 16)
         return err_set(e, ERR_SHAPE, "kernel machete: X at %p with rows of %lld elements is not aligned to 16 bytes, or shorter than K=%lld", call->x, (long long)call->ldx,
                        (long long)s->Kx);
-    if (call->ldy < s->N)
-        return err_set(e, ERR_SHAPE, "kernel machete: rows of Y hold %lld elements, N is %lld", (long long)call->ldy, (long long)s->N);
     if ((uintptr_t)call->weight.codes % 16 || (uintptr_t)call->weight.scales % 16 || (uintptr_t)call->weight.zeros % 16)
         return err_set(e, ERR_SHAPE, "kernel machete: codes at %p, scales at %p and zeros at %p are not all aligned to 16 bytes", (const void *)call->weight.codes,
                        (const void *)call->weight.scales, (const void *)call->weight.zeros);
-    if ((uintptr_t)call->y % (call->y_f32 ? 4 : 2))
-        return err_set(e, ERR_SHAPE, "kernel machete: Y at %p is not aligned to its elements", call->y);
     if (call->halves && (call->M % 2 || c->rows > 32))
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows", (long long)call->M, c->rows);
     if (!kernel_of(c->rows, c->wide, s->bits, call->act == MARLIN_BF16, machete_run(s->unit_shift)))
@@ -116,6 +112,14 @@ static int check_call(const struct machete_device *d, const struct machete_call 
     if (!call->weight.zeros != !s->zero_table)
         return err_set(e, ERR_SHAPE, "kernel machete: zeros are %s", s->zero_table ? "missing" : "given, but the matrix has one zero");
     return 0;
+}
+
+static int check_parts(const struct machete_args *a, struct err *e)
+{
+    for (int i = 0; i < MARLIN_PARTS; i++)
+        if ((uintptr_t)a->part[i].y % (a->y_f32 ? 4 : 2))
+            return err_set(e, ERR_SHAPE, "kernel machete: Y at %p is not aligned to its elements", a->part[i].y);
+    return marlin_check_parts("machete", a->part, a->N, MACHETE_N, e);
 }
 
 typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
@@ -139,13 +143,16 @@ static int encode_map(const struct machete_call *call, const struct machete_conf
 extern "C" int machete_launch(const struct machete_device *d, const struct machete_call *call, const struct machete_config *c, void *stream, struct err *e)
 {
     CUtensorMap map;
+    machete_args a;
     int rc = check_call(d, call, c, e);
+    if (rc == 0) {
+        machete_fill_args(d, call, c, &a);
+        rc = check_parts(&a, e);
+    }
     if (rc == 0)
         rc = encode_map(call, c, &map, e);
     if (rc)
         return rc;
-    machete_args a;
-    machete_fill_args(d, call, c, &a);
     cudaLaunchConfig_t lc = {};
     cudaLaunchAttribute attr[2] = {};
     const int cluster = c->split * c->share;

@@ -8,6 +8,7 @@
  * Numerics: equal bits for equal (shape, M, config); nothing depends on timing. Rows of one launch do not influence each other. For a row's result to be the same whatever M
  * is, ask machete_choose for MARLIN_FIXED: every launch then takes tiles of 32 rows and cuts K as for one tile. Weights are exact for tiles of 8, 16 and 32 rows; taller ones
  * round (q - zero) * scale to the activations' type.
+ * Joined matrices: as marlin.h says.
  * Error bounds, to be enforced by tests/gpu/check_machete.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a
  * row of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (64 rows and more) the weights may cost is taken off.
  *
@@ -56,6 +57,7 @@ struct machete_call {
     int64_t ldy;
     bool y_f32;
     const float *bias;    /* [N] or NULL */
+    struct marlin_out more[MARLIN_PARTS - 1]; /* of a joined matrix: where its further parts go. y, ldy and bias are then the first part's */
     bool accumulate;      /* add to what y holds; the product and the bias first */
     bool halves;          /* rows 2m and 2m + 1 of x (M even) are one activation in two parts: their results are added up and are row m of y. Tiles of exact weights only */
     bool pdl;             /* programmatic dependent launch: the launch may overlap the end of the kernel before it on the stream, which must not be what wrote codes, scales or

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/machete_layout.h"
 #include "kernels/cuda/machete_schedule.h"
+#include "kernels/cuda/marlin_part.h"
 
 enum {
     MACHETE_THREADS = 128 + MACHETE_CONSUMERS, /* a warpgroup of which one thread copies, two that multiply */
@@ -32,13 +33,10 @@ struct machete_args {
     const uint32_t *codes;
     const uint16_t *scales, *zeros; /* zeros: NULL when all are `zero` */
     float zero;
-    int M, N;                       /* M: rows of x */
-    void *y;                        /* [M, ldy], or (halves) [M / 2, ldy]: f32, or the type of x */
-    int64_t ldy;
-    const float *bias;              /* [N] or NULL */
+    int M, N;                       /* M: rows of x; N: of all parts */
+    struct marlin_part part[MARLIN_PARTS];
     int y_f32, accumulate;
     int halves;                     /* 1: rows 2m and 2m + 1 of x add up to row m of y */
-    int y_vectors;                  /* four columns 4i.. of y can be stored together: aligned, nothing to add to */
     int stripes, k_blocks, unit_shift, scale_rows; /* scale_rows: of a stripe */
     int stages;
     uint64_t codes_policy, x_policy; /* of L2 */

@@ -187,14 +187,11 @@ void machete_fill_args(const struct machete_device *d, const struct machete_call
     a->zero = s->zero;
     a->M = (int)call->M;
     a->N = (int)s->N;
-    a->y = call->y;
-    a->ldy = call->ldy;
-    a->bias = call->bias;
+    marlin_fill_parts(a->part, &(struct marlin_out){0, call->y, call->ldy, call->bias}, call->more, s->N, call->accumulate ? 0 : 4, call->y_f32 ? 4 : 2);
     a->y_f32 = call->y_f32;
     a->accumulate = call->accumulate;
     a->halves = call->halves;
     a->report = call->report;
-    a->y_vectors = !call->accumulate && call->ldy % 4 == 0 && (uintptr_t)call->y % (call->y_f32 ? 16 : 8) == 0;
     a->stripes = s->stripes;
     a->k_blocks = s->k_blocks;
     a->unit_shift = s->unit_shift;

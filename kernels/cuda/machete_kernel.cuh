@@ -396,31 +396,33 @@ MACHETE_DEV void do_part(const machete_args &a, const block &b, consumer &c, wal
 
 /* ---- finishing ---- */
 
-/* Four outputs of a row, finished. */
+/* Four outputs of a row, finished; all of one part. */
 template <int BF16> MACHETE_DEV void put(const machete_args &a, int row, int col, floats4 s)
 {
-    const int64_t at = row * a.ldy + col;
-    if (a.y_vectors && col + 4 <= a.N) {
-        if (a.bias)
+    const marlin_part &p = a.part[marlin_part_of(a.part, col)];
+    col -= p.from;
+    const int64_t at = row * p.ldy + col;
+    if (p.together && col + 4 <= p.N) {
+        if (p.bias)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                s.v[i] += a.bias[col + i];
+                s.v[i] += p.bias[col + i];
         if (a.y_f32)
-            *(floats4 *)((float *)a.y + at) = s;
+            *(floats4 *)((float *)p.y + at) = s;
         else
-            *(uint64_t *)((uint16_t *)a.y + at) = (uint64_t)marlin_pair(BF16, s.v[2], s.v[3]) << 32 | marlin_pair(BF16, s.v[0], s.v[1]);
+            *(uint64_t *)((uint16_t *)p.y + at) = (uint64_t)marlin_pair(BF16, s.v[2], s.v[3]) << 32 | marlin_pair(BF16, s.v[0], s.v[1]);
         return;
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (col + i >= a.N)
+        if (col + i >= p.N)
             break;
-        float v = a.bias ? s.v[i] + a.bias[col + i] : s.v[i];
+        float v = p.bias ? s.v[i] + p.bias[col + i] : s.v[i];
         if (a.y_f32) {
-            float *y = (float *)a.y + at + i;
+            float *y = (float *)p.y + at + i;
             *y = a.accumulate ? *y + v : v;
         } else {
-            uint16_t *y = (uint16_t *)a.y + at + i;
+            uint16_t *y = (uint16_t *)p.y + at + i;
             if (a.accumulate)
                 v += BF16 ? marlin_bf16(*y) : marlin_f16(*y, 0);
             *y = (uint16_t)marlin_pair_of(BF16, v);

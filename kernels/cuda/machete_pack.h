@@ -12,6 +12,7 @@
 extern "C" {
 #endif
 
+#include "kernels/cuda/marlin_part.h"
 #include "kernels/tensor.h"
 #include "pipeline/base/err.h"
 
@@ -37,6 +38,10 @@ int machete_plan_plain(int64_t N, int64_t K, int bits, int group_size, struct ma
 /* codes [code_bytes / 4], scales [scale_bytes / 2] f16, zeros [zero_bytes / 2] f16, perm [perm_bytes / 4]: source column of each column of the gathered X, -1 for a
  * filled-up one; zeros and perm may be NULL when their size is 0. s is what machete_plan made for this q. */
 int machete_pack(const struct qwords *q, const struct machete_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
+
+/* As marlin_join and marlin_place: stripes. */
+bool machete_join(const struct machete_shape *const *part, int n, struct machete_shape *whole);
+struct marlin_place machete_place(const struct machete_shape *part, const struct machete_shape *whole, int64_t from);
 
 /* The packed weight at (n, column k of the X that the kernel reads), exact: for tests. */
 float machete_packed_weight(const struct machete_shape *s, const uint32_t *codes, const uint16_t *scales, const uint16_t *zeros, int64_t n, int64_t k);

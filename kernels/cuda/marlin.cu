@@ -52,17 +52,17 @@ extern "C" int marlin_device_open(struct marlin_device *d, struct err *e)
     return raise_shared(d->block_shared, e);
 }
 
-static int check_call(const struct marlin_device *d, const struct marlin_call *call, const struct marlin_config *c, struct err *e)
+static int check_call(const struct marlin_device *d, const struct marlin_call *call, const struct marlin_config *c, const struct marlin_args *a, struct err *e)
 {
     const struct marlin_shape *s = call->shape;
     int rc = marlin_config_check(d, s, call->M, c, e);
+    if (!rc)
+        rc = marlin_check_parts("marlin", a->part, s->N, MARLIN_CHUNK, e);
     if (rc)
         return rc;
     if (call->ldx < s->Kx || call->ldx % 8 || (uintptr_t)call->x % 16)
         return err_set(e, ERR_SHAPE, "kernel marlin: X at %p with rows of %lld elements is not aligned to 16 bytes, or shorter than K=%lld", call->x, (long long)call->ldx,
                        (long long)s->Kx);
-    if (call->ldy < s->N)
-        return err_set(e, ERR_SHAPE, "kernel marlin: rows of Y hold %lld elements, N is %lld", (long long)call->ldy, (long long)s->N);
     if (call->halves && (call->M % 2 || c->rows > 32))
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows", (long long)call->M, c->rows);
     if (!kernel_of(c->rows, c->wn_log2, s->bits, call->act == MARLIN_BF16))
@@ -98,14 +98,15 @@ static int launch(const struct marlin_device *d, const struct marlin_call *call,
 
 extern "C" int marlin_launch(const struct marlin_device *d, const struct marlin_call *call, const struct marlin_config *c, void *stream, struct err *e)
 {
-    int rc = check_call(d, call, c, e);
     struct marlin_args a;
     marlin_fill_args(call, c, &a);
+    int rc = check_call(d, call, c, &a, e);
     const int64_t step = rc == 0 && c->fixed ? (int64_t)marlin_slabs(d, call->shape, call->M, c) * c->rows : call->M;
     for (int64_t m = 0; rc == 0 && m < call->M; m += step) {
         const int64_t rows = call->M - m < step ? call->M - m : step;
         a.x = (const uint16_t *)call->x + m * call->ldx;
-        a.y = (char *)call->y + (call->halves ? m / 2 : m) * call->ldy * (call->y_f32 ? 4 : 2);
+        for (int i = 0; i < MARLIN_PARTS; i++)
+            a.part[i].y = (char *)(i ? call->more[i - 1].y : call->y) + (call->halves ? m / 2 : m) * a.part[i].ldy * (call->y_f32 ? 4 : 2);
         a.M = (int)rows;
         a.grid = marlin_make_grid(d, call->shape, rows, c);
         rc = launch(d, call, c, &a, marlin_slabs(d, call->shape, rows, c), (cudaStream_t)stream, e);

@@ -12,6 +12,8 @@
  * same order. What it costs: codes are read (from L2 mostly) once for every slab, so at most 32 rows share a read where tiles of 64 would; and every slab adds up its own
  * parts of K, which one block could have walked alone. With halves a slab is 4, 8 or 16 tokens. Neither cost has been measured: predicted, it is nothing for a slab or
  * two and a factor of 2 to 3 for hundreds of rows on matrices below 30 MB.
+ * A joined matrix (marlin_part.h) is one matrix of all its parts' outputs, and its bits are that matrix's: they depend on the N of the whole. What it costs: two comparisons of a
+ * column and indexed reads of the arguments for each store; what it saves is a launch a part, and the blocks that a small part (1024 outputs on 132 SMs) leaves idle.
  * Error bounds, enforced by tests/gpu/check_marlin.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a row
  * of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (48, 64 rows) the weights may cost is taken off.
  *
@@ -20,6 +22,7 @@
 #define KERNELS_CUDA_MARLIN_H
 
 #include "kernels/cuda/marlin_pack.h"
+#include "kernels/cuda/marlin_part.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -58,6 +61,7 @@ struct marlin_call {
     int64_t ldy;
     bool y_f32;
     const float *bias;    /* [N] or NULL */
+    struct marlin_out more[MARLIN_PARTS - 1]; /* of a joined matrix: where its further parts go. y, ldy and bias are then the first part's */
     bool accumulate;      /* add to what y holds; the product and the bias first */
     bool halves;          /* rows 2m and 2m + 1 of x (M even) are one activation in two parts: their results are added up and are row m of y. Exact weights only */
     void *workspace;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "kernels/cuda/marlin_layout.h"
+#include "kernels/cuda/marlin_part.h"
 #include "kernels/cuda/marlin_schedule.h"
 
 enum {
@@ -22,14 +23,12 @@ struct marlin_args {
     float zero;
     const uint16_t *x;              /* [M, ldx] f16 or bf16, rows at 16 bytes */
     int64_t ldx;
-    int M, N, Kx;
-    void *y;                        /* [M, ldy] f32, or the type of x */
-    int64_t ldy;
-    const float *bias;              /* [N] or NULL */
+    int M, Kx;
+    struct marlin_part part[MARLIN_PARTS];
     int y_f32, accumulate;
     int halves;                     /* rows 2m and 2m + 1 of x add up to row m of y (tiles of exact weights only) */
-    int y_pairs;                    /* columns 2i, 2i + 1 of y can be stored together, as they are: aligned, nothing to add */
     int strips, k_chunks, unit_shift;
+    int scale_strips;               /* of a row of scales */
     int stages, pdl;
     struct marlin_grid grid;        /* of one slab: gridDim.y = grid.blocks, gridDim.x slabs of grid.m_blocks row blocks each */
     float *partial;                 /* [gridDim.x][2 * blocks][tile] */

@@ -180,6 +180,30 @@ size_t marlin_workspace_bytes(const struct marlin_device *d, const struct marlin
     return MARLIN_COUNTERS * sizeof(int) + (size_t)marlin_slabs(d, s, M, c) * slab_bytes(&g, c);
 }
 
+void marlin_fill_parts(struct marlin_part *part, const struct marlin_out *first, const struct marlin_out *more, int64_t N, int together, int item)
+{
+    for (int i = 0; i < MARLIN_PARTS; i++) {
+        const struct marlin_out *o = i ? &more[i - 1] : first;
+        part[i] = (struct marlin_part){.y = o->y, .ldy = o->ldy, .bias = o->bias, .from = i && !o->from ? INT32_MAX : (int)o->from};
+        part[i].together = together && o->ldy % together == 0 && (uintptr_t)o->y % (size_t)(together * item) == 0;
+    }
+    for (int i = 0; i < MARLIN_PARTS; i++)
+        part[i].N = (int)(i + 1 < MARLIN_PARTS && part[i + 1].from < N ? part[i + 1].from : N) - part[i].from;
+}
+
+int marlin_check_parts(const char *kernel, const struct marlin_part *part, int64_t N, int columns, struct err *e)
+{
+    for (int i = 0; i < MARLIN_PARTS; i++) {
+        if (part[i].from == INT32_MAX)
+            continue;
+        if (part[i].from % columns || part[i].from >= N || (i && part[i - 1].from >= part[i].from))
+            return err_set(e, ERR_SHAPE, "kernel %s: part %d of %lld outputs begins at %d: no multiple of %d behind the part before", kernel, i, (long long)N, part[i].from, columns);
+        if (part[i].ldy < part[i].N)
+            return err_set(e, ERR_SHAPE, "kernel %s: rows of Y hold %lld elements, N is %d", kernel, (long long)part[i].ldy, part[i].N);
+    }
+    return 0;
+}
+
 void marlin_fill_args(const struct marlin_call *call, const struct marlin_config *c, struct marlin_args *a)
 {
     const struct marlin_shape *s = call->shape;
@@ -189,15 +213,15 @@ void marlin_fill_args(const struct marlin_call *call, const struct marlin_config
     a->zeros = call->weight.zeros;
     a->zero = s->zero;
     a->ldx = call->ldx;
-    a->ldy = call->ldy;
-    a->N = (int)s->N;
     a->Kx = (int)s->Kx;
-    a->bias = call->bias;
     a->y_f32 = call->y_f32;
     a->accumulate = call->accumulate;
     a->halves = call->halves;
-    a->y_pairs = !call->bias && !call->accumulate && call->ldy % 2 == 0 && (uintptr_t)call->y % (call->y_f32 ? 8 : 4) == 0;
+    marlin_fill_parts(a->part, &(struct marlin_out){0, call->y, call->ldy, call->bias}, call->more, s->N, call->accumulate ? 0 : 2, call->y_f32 ? 4 : 2);
+    for (int i = 0; i < MARLIN_PARTS; i++)
+        a->part[i].together &= !a->part[i].bias;
     a->strips = s->strips;
+    a->scale_strips = s->scale_strips;
     a->k_chunks = s->k_chunks;
     a->unit_shift = s->unit_shift;
     a->stages = c->stages;

@@ -112,7 +112,7 @@ template <int BITS, int WN> MARLIN_DEV void load_codes(const marlin_args &a, cha
         const uint16_t *table = row >= rows ? a.zeros : a.scales;
         const int at = marlin_scale_row(kc, a.unit_shift) + (row & (rows - 1));
         char *s = stage + marlin_stage_codes(BITS);
-        copy16(s + warp * marlin_warp_scales(a.unit_shift, a.zeros != 0) + lane * 16, table + ((size_t)at * a.strips + strip) * 64 + lane % 8 * 8);
+        copy16(s + warp * marlin_warp_scales(a.unit_shift, a.zeros != 0) + lane * 16, table + ((size_t)at * a.scale_strips + strip) * 64 + lane % 8 * 8);
     }
 }
 
@@ -338,17 +338,18 @@ template <int BITS, int BF16, int ROWS> MARLIN_DEV void chunk_scaled(const marli
 
 /* ---- finishing ---- */
 
-template <int BF16> MARLIN_DEV void put(const marlin_args &a, int row, int col, float v)
+/* col: of the part. */
+template <int BF16> MARLIN_DEV void put(const marlin_args &a, const marlin_part &p, int row, int col, float v)
 {
-    if (row >= a.M || col >= a.N)
+    if (row >= a.M || col >= p.N)
         return;
-    if (a.bias)
-        v += a.bias[col];
+    if (p.bias)
+        v += p.bias[col];
     if (a.y_f32) {
-        float *y = (float *)a.y + row * a.ldy + col;
+        float *y = (float *)p.y + row * p.ldy + col;
         *y = a.accumulate ? *y + v : v;
     } else {
-        uint16_t *y = (uint16_t *)a.y + row * a.ldy + col;
+        uint16_t *y = (uint16_t *)p.y + row * p.ldy + col;
         if (a.accumulate)
             v += BF16 ? marlin_bf16(*y) : marlin_f16(*y, 0);
         *y = (uint16_t)marlin_pair_of(BF16, v);
@@ -366,22 +367,23 @@ template <int BITS, int BF16, int ROWS, int SCALED> MARLIN_DEV void put_pair(con
         v.a *= by;
         v.b *= by;
     }
+    const marlin_part &p = a.part[marlin_part_of(a.part, strip * 64)]; /* of a whole strip: the same in all lanes */
     row += row0;
-    col += strip * 64;
+    col += strip * 64 - p.from;
     if (T && a.halves) { /* rows 2m and 2m + 1 are one token's */
         if (row < a.M)
-            put<BF16>(a, row / 2, col, v.a + v.b);
+            put<BF16>(a, p, row / 2, col, v.a + v.b);
         return;
     }
-    if (!T && a.y_pairs && row < a.M && col + 1 < a.N) { /* the plain case, in one store */
+    if (!T && p.together && row < a.M && col + 1 < p.N) { /* the plain case, in one store */
         if (a.y_f32)
-            *(floats2 *)((float *)a.y + row * a.ldy + col) = v;
+            *(floats2 *)((float *)p.y + row * p.ldy + col) = v;
         else
-            *(uint32_t *)((uint16_t *)a.y + row * a.ldy + col) = marlin_pair(BF16, v.a, v.b);
+            *(uint32_t *)((uint16_t *)p.y + row * p.ldy + col) = marlin_pair(BF16, v.a, v.b);
         return;
     }
-    put<BF16>(a, row, col, v.a);
-    put<BF16>(a, row + T, col + !T, v.b);
+    put<BF16>(a, p, row, col, v.a);
+    put<BF16>(a, p, row + T, col + !T, v.b);
 }
 
 /* Where a pair of a split tile waits for the others. */

@@ -13,7 +13,7 @@ extern "C" {
 struct marlin_grid marlin_make_grid(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, const struct marlin_config *c);
 /* Slabs side by side in one launch: at most MARLIN_SLAB_MAX, and as many as MARLIN_PARTIAL_BYTES of partial sums serve. */
 int marlin_slabs(const struct marlin_device *d, const struct marlin_shape *s, int64_t M, const struct marlin_config *c);
-/* Fills everything but pointers into X and Y, rows, grid and pdl; y of the call is where rows of Y begin. */
+/* Fills everything but the pointer into X, rows, grid and pdl; parts are those of row 0. */
 void marlin_fill_args(const struct marlin_call *call, const struct marlin_config *c, struct marlin_args *a);
 
 #ifdef __cplusplus

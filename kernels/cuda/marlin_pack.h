@@ -20,6 +20,7 @@
 extern "C" {
 #endif
 
+#include "kernels/cuda/marlin_part.h"
 #include "kernels/tensor.h"
 #include "pipeline/base/err.h"
 
@@ -28,6 +29,7 @@ struct marlin_shape {
     int64_t Kx;           /* columns of X that the kernel reads: K, or the padded K of the gathered X */
     int bits;             /* stored: 4 or 8 */
     int strips, k_chunks; /* N and Kx in chunks of 64, rounded up */
+    int scale_strips;     /* of a row of the scale table: strips, or those of the joined matrix that this one is a part of */
     int unit_shift;       /* -1: units of 32; s: units of 64 << s; 31: one unit */
     int rows;             /* of the scale table: enough for every chunk */
     bool zero_table;      /* zeros differ */
@@ -45,6 +47,12 @@ int marlin_plan_plain(int64_t N, int64_t K, int bits, int group_size, struct mar
 /* codes [code_bytes / 4], scales [scale_bytes / 2] f16, zeros [zero_bytes / 2] f16, perm [perm_bytes / 4]: source column of each column of the gathered X, -1 for a
  * filled-up one; zeros and perm may be NULL when their size is 0, codes when they are not wanted. s is what marlin_plan made for this q. */
 int marlin_pack(const struct qwords *q, const struct marlin_shape *s, uint32_t *codes, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e);
+
+/* Whether n matrices can be joined (marlin_part.h), and then the shape of the whole: they agree in K, bits, units and zeros, and every one but the last is whole strips. Whether
+ * they take their inputs in one order is for the caller to see. */
+bool marlin_join(const struct marlin_shape *const *part, int n, struct marlin_shape *whole);
+/* Of a part whose first output is the whole's `from`. */
+struct marlin_place marlin_place(const struct marlin_shape *part, const struct marlin_shape *whole, int64_t from);
 
 /* The packed weight at (n, column k of the X that the kernel reads), exact: for tests. */
 float marlin_packed_weight(const struct marlin_shape *s, const uint32_t *codes, const uint16_t *scales, const uint16_t *zeros, int64_t n, int64_t k);

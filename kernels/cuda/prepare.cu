@@ -1,26 +1,8 @@
 /* What stands before and beside the product kernels: X as halves, and the product of F32 weights. */
+#include "kernels/cuda/halves.cuh"
 #include "kernels/cuda/instr.cuh"
 
 enum { SPLIT_THREADS = 128 };
-
-/* x = hi + lo. f16: both ends are kept inside its range, so that no finite x becomes infinite. */
-template <int F16> static __device__ __forceinline__ void halves(float x, uint16_t *hi, uint16_t *lo)
-{
-    if constexpr (F16 != 0) {
-        float c = fminf(fmaxf(x, -65504.0f), 65504.0f);
-        c = isnan(x) ? x : c;
-        __half h = __float2half_rn(c);
-        float rest = x - __half2float(h);
-        float d = fminf(fmaxf(rest, -65504.0f), 65504.0f);
-        *hi = __half_as_ushort(h);
-        *lo = __half_as_ushort(__float2half_rn(isnan(rest) ? rest : d));
-    } else {
-        __nv_bfloat16 h = __float2bfloat16_rn(x);
-        float rest = x - __bfloat162float(h);
-        *hi = __bfloat16_as_ushort(h);
-        *lo = __bfloat16_as_ushort(__float2bfloat16_rn(isfinite(rest) ? rest : 0.0f)); /* beyond bf16's range hi says it all */
-    }
-}
 
 /* A thread makes eight places of a row. */
 template <int F16>

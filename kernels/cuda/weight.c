@@ -15,6 +15,13 @@ void cuda_weight_free(struct backend *b, struct weight *w)
     if (!w)
         return;
     state_of(b)->split_of.x = NULL; /* its order of inputs goes */
+    if (w->whole) { /* which has all its memory */
+        struct weight *whole = w->whole;
+        free(w);
+        if (--whole->users)
+            return;
+        w = whole;
+    }
     void *all[] = {w->data, w->meta, w->zeros, w->chunk_group, w->perm};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i])
@@ -55,6 +62,8 @@ int cuda_weight_dense(struct backend *b, const struct tensor_view *t, struct wei
         rc = cuda_check(s, cudaMemsetAsync(w->data, 0, (size_t)w->N * pitch, s->stream), "clearing a weight", e);
     if (!rc)
         rc = cuda_send(s, w->data, pitch, t->data, width, width, (size_t)w->N, "upload of a weight", e);
+    if (!rc && w->fmt == CUDA_BF16)
+        cuda_halves_expect(s, w->K);
     if (rc)
         cuda_weight_free(b, w);
     else
@@ -183,6 +192,8 @@ int cuda_weight_quantized(struct backend *b, const struct qwords *q, struct weig
         return -ERR_NOMEM;
     w->why = why;
     rc = marlin ? cuda_marlin_weight(s, w, q, e) : machete ? cuda_machete_weight(s, w, q, e) : simple_weight(s, w, q, e);
+    if (!rc && !w->perm)
+        cuda_halves_expect(s, w->K);
     if (rc)
         cuda_weight_free(b, w);
     else

@@ -31,6 +31,7 @@ int cuda_machete_linear(struct cuda_state *s, const struct linear_args *a, struc
                                       .ldy = a->ldy,
                                       .y_f32 = true,
                                       .bias = a->bias,
+                                      .more = {a->more[0], a->more[1]},
                                       .accumulate = a->accumulate,
                                       .halves = true,
                                       .pdl = true};

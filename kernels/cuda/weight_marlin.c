@@ -95,6 +95,7 @@ int cuda_marlin_linear(struct cuda_state *s, const struct linear_args *a, struct
                                      .ldy = a->ldy,
                                      .y_f32 = true,
                                      .bias = a->bias,
+                                     .more = {a->more[0], a->more[1]},
                                      .accumulate = a->accumulate,
                                      .halves = true,
                                      .workspace = s->marlin_space.p,

@@ -142,6 +142,15 @@ static int load_module(struct layer *l, const struct decoder_env *env, const str
     return bias ? load_vector(env, m, name, N, &l->bias[mod], e) : 0;
 }
 
+/* `n` modules from first on have one input. */
+static int join(const struct layer *l, const struct decoder_env *env, enum module_id first, int n, struct err *e)
+{
+    char name[96];
+    config_module_name(env->c, l->index, first, name, sizeof name);
+    int rc = env->b->ops->weight_join(env->b, &l->w[first], n, e);
+    return rc ? err_wrap(e, "%s", name) : 0;
+}
+
 int layer_load(struct layer *l, const struct decoder_env *env, const struct model *m, int64_t index, struct err *e)
 {
     const struct config *c = env->c;
@@ -153,8 +162,13 @@ int layer_load(struct layer *l, const struct decoder_env *env, const struct mode
         rc = load_norm(env, m, index, "self_attn.q_norm", c->head_dim, &l->q_norm, e);
     if (!rc && c->qk_norm)
         rc = load_norm(env, m, index, "self_attn.k_norm", c->head_dim, &l->k_norm, e);
-    for (int mod = 0; mod < MOD_COUNT && !rc; mod++)
+    for (int mod = 0; mod < MOD_COUNT && !rc; mod++) {
         rc = load_module(l, env, m, (enum module_id)mod, e);
+        if (!rc && mod == MOD_V)
+            rc = join(l, env, MOD_Q, 3, e);
+        if (!rc && mod == MOD_UP)
+            rc = join(l, env, MOD_GATE, 2, e);
+    }
     if (rc)
         layer_free(l, env);
     return rc;
@@ -185,18 +199,45 @@ static int apply(const struct layer *l, const struct decoder_env *env, enum modu
     return env->b->ops->linear(env->b, y, N, x, K, M, l->w[mod], l->bias[mod], accumulate, e);
 }
 
+/* y[i] = module first + i (x), for `n` modules with one input. */
+static int apply_many(const struct layer *l, const struct decoder_env *env, enum module_id first, int n, const float *x, float *const *y, int64_t M, struct err *e)
+{
+    struct linear_part parts[3];
+    int64_t N, K = 0;
+    for (int i = 0; i < n; i++) {
+        config_module_shape(env->c, (enum module_id)(first + i), &N, &K);
+        parts[i] = (struct linear_part){.y = y[i], .ldy = N, .w = l->w[first + i], .bias = l->bias[first + i]};
+    }
+    return env->b->ops->linear_many(env->b, parts, n, x, K, M, e);
+}
+
 int layer_attn_norm(const struct layer *l, const struct decoder_env *env, const float *hidden, float *xn, int64_t M, struct err *e)
 {
     return env->b->ops->rmsnorm(env->b, xn, hidden, l->attn_norm, M, env->c->hidden, (float)env->c->rms_eps, e);
 }
 
-/* Per-head norm, then rotary: in place on x [M, heads*D]. */
-static int norm_rope(const struct decoder_env *env, float *x, const float *norm, int64_t M, int heads, const int32_t *pos, struct err *e)
+/* Norm of each head, in place on x [M, heads*D]; norm NULL: the family has none. */
+static int head_norm(const struct decoder_env *env, float *x, const float *norm, int64_t rows, struct err *e)
+{
+    return norm ? env->b->ops->rmsnorm(env->b, x, x, norm, rows, env->c->head_dim, (float)env->c->rms_eps, e) : 0;
+}
+
+/* Rotary by the tables cos and sin (or -sin, back), in place on q and k. */
+static int turn(const struct decoder_env *env, float *q, float *k, const float *sin, int64_t M, const int32_t *pos, struct err *e)
 {
     const struct config *c = env->c;
-    struct backend *b = env->b;
-    int rc = norm ? b->ops->rmsnorm(b, x, x, norm, M * heads, c->head_dim, (float)c->rms_eps, e) : 0;
-    return rc ? rc : b->ops->rope(b, x, M, heads, (int)c->head_dim, env->cos, env->sin, pos, e);
+    const struct rope_args args = {
+        .q = q,
+        .k = k,
+        .heads = (int)c->heads,
+        .kv_heads = (int)c->kv_heads,
+        .head_dim = (int)c->head_dim,
+        .M = M,
+        .cos = env->cos,
+        .sin = sin,
+        .pos = pos,
+    };
+    return env->b->ops->rope(env->b, &args, e);
 }
 
 static int64_t window_of(const struct layer *l, const struct config *c)
@@ -215,14 +256,12 @@ static int project(const struct layer *l, const struct decoder_env *env, const f
     if (!rc)
         rc = scratch(env, SCRATCH_V, M, c->kv_heads * c->head_dim, v, e);
     if (!rc)
-        rc = apply(l, env, MOD_Q, xn, *q, M, false, e);
+        rc = apply_many(l, env, MOD_Q, 3, xn, (float *const[]){*q, *k, *v}, M, e);
     if (!rc)
-        rc = apply(l, env, MOD_K, xn, *k, M, false, e);
+        rc = head_norm(env, *q, l->q_norm, M * c->heads, e);
     if (!rc)
-        rc = apply(l, env, MOD_V, xn, *v, M, false, e);
-    if (!rc)
-        rc = norm_rope(env, *q, l->q_norm, M, (int)c->heads, pos, e);
-    return rc ? rc : norm_rope(env, *k, l->k_norm, M, (int)c->kv_heads, pos, e);
+        rc = head_norm(env, *k, l->k_norm, M * c->kv_heads, e);
+    return rc ? rc : turn(env, *q, *k, env->sin, M, pos, e);
 }
 
 int layer_attention(const struct layer *l, const struct decoder_env *env, const float *xn, float *a, int64_t M, const int32_t *pos,
@@ -260,17 +299,15 @@ static int reverse_table(struct decoder_env *env, struct err *e)
     return rc ? rc : env->b->ops->mix(env->b, env->sin_back, 0, env->sin, -1, n, e);
 }
 
-/* Back through rotary and the per-head norm: in place on d [M, heads*D]; x is scratch for the projection again where its norm must be undone. */
-static int back_norm_rope(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *norm, const float *xn, float *x, float *d,
-                          int64_t M, const int32_t *pos, struct err *e)
+/* Back through the norm of each head: in place on d [M, heads*D]; x is scratch for the projection again. */
+static int head_norm_back(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *norm, const float *xn, float *x, float *d, int64_t M,
+                          struct err *e)
 {
     const struct config *c = env->c;
-    int heads = (int)(mod == MOD_Q ? c->heads : c->kv_heads);
-    int rc = env->b->ops->rope(env->b, d, M, heads, (int)c->head_dim, env->cos, env->sin_back, pos, e);
-    if (rc || !norm)
-        return rc;
-    rc = apply(l, env, mod, xn, x, M, false, e);
-    return rc ? rc : env->b->ops->rmsnorm_back(env->b, d, x, norm, M * heads, c->head_dim, (float)c->rms_eps, e);
+    if (!norm)
+        return 0;
+    int rc = apply(l, env, mod, xn, x, M, false, e);
+    return rc ? rc : env->b->ops->rmsnorm_back(env->b, d, x, norm, M * (mod == MOD_Q ? c->heads : c->kv_heads), c->head_dim, (float)c->rms_eps, e);
 }
 
 int layer_attention_back(const struct layer *l, struct decoder_env *env, const float *xn, const float *dy, float *dq, float *dk, float *dv, int64_t M,
@@ -300,8 +337,10 @@ int layer_attention_back(const struct layer *l, struct decoder_env *env, const f
     if (!rc)
         rc = env->b->ops->attention_back(env->b, &args, e);
     if (!rc)
-        rc = back_norm_rope(l, env, MOD_Q, l->q_norm, xn, q, dq, M, pos, e);
-    return rc ? rc : back_norm_rope(l, env, MOD_K, l->k_norm, xn, k, dk, M, pos, e);
+        rc = turn(env, dq, dk, env->sin_back, M, pos, e);
+    if (!rc)
+        rc = head_norm_back(l, env, MOD_Q, l->q_norm, xn, q, dq, M, e);
+    return rc ? rc : head_norm_back(l, env, MOD_K, l->k_norm, xn, k, dk, M, e);
 }
 
 int layer_attn_out(const struct layer *l, const struct decoder_env *env, const float *a, float *hidden, int64_t M, struct err *e)
@@ -316,8 +355,7 @@ int layer_mlp_norm(const struct layer *l, const struct decoder_env *env, const f
 
 int layer_mlp_parts(const struct layer *l, const struct decoder_env *env, const float *xn, float *gate, float *up, int64_t M, struct err *e)
 {
-    int rc = apply(l, env, MOD_GATE, xn, gate, M, false, e);
-    return rc ? rc : apply(l, env, MOD_UP, xn, up, M, false, e);
+    return apply_many(l, env, MOD_GATE, 2, xn, (float *const[]){gate, up}, M, e);
 }
 
 int layer_mlp_act(const struct layer *l, const struct decoder_env *env, const float *xn, float *act, int64_t M,
@@ -327,7 +365,7 @@ int layer_mlp_act(const struct layer *l, const struct decoder_env *env, const fl
     int rc = scratch(env, SCRATCH_GATE, M, env->c->intermediate, &gate, e);
     if (!rc)
         rc = layer_mlp_parts(l, env, xn, gate, act, M, e);
-    return rc ? rc : env->b->ops->silu_mul(env->b, act, gate, act, M * env->c->intermediate, e);
+    return rc ? rc : env->b->ops->silu_mul(env->b, act, gate, act, M, env->c->intermediate, e);
 }
 
 int layer_out(const struct layer *l, const struct decoder_env *env, enum module_id mod, const float *x, float *y, int64_t M, struct err *e)

@@ -357,7 +357,7 @@ static int mlp_act(struct walk *w, const struct layer *l, struct metric *metric,
         rc = layer_mlp_parts(l, &w->env, w->y, w->z, w->u, n, e);
     if (!rc)
         rc = metric_mlp(metric, w->z, w->u, row, n, e);
-    return rc ? rc : w->b->ops->silu_mul(w->b, w->z, w->z, w->u, n * inner, e);
+    return rc ? rc : w->b->ops->silu_mul(w->b, w->z, w->z, w->u, n, inner, e);
 }
 
 int walk_mlp_act(struct walk *w, const struct layer *l, struct hessian *h, const struct walk_pair *pair, struct metric *metric, struct err *e)

@@ -380,7 +380,7 @@ static void rmsnorm_run(void *arg)
 static void silu_run(void *arg)
 {
     struct bench *b = arg;
-    b->b->ops->silu_mul(b->b, b->y, b->x, b->z, b->M * b->K, NULL);
+    b->b->ops->silu_mul(b->b, b->y, b->x, b->z, b->M, b->K, NULL);
 }
 
 static void rmsnorm_back_run(void *arg)

@@ -1,4 +1,5 @@
 /* A CUDA device made of this processor: the runtime's functions, and blocks of threads as fibers (see include/kernels/cuda/instr.cuh). EMU_SEED shuffles differently;
+ * EMU_LAUNCHES=FILE writes there, at the end, how many kernels were launched;
  * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_MB=100 one of 100 MB (default 1024).
  * What it proves: indices, layouts, barriers, waits (for copies out of page-locked memory too), bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
 #include <math.h>
@@ -323,9 +324,20 @@ static bool pass()
     return alive > 0;
 }
 
+static uint64_t launches;
+
+static void write_launches()
+{
+    FILE *f = fopen(getenv("EMU_LAUNCHES"), "w");
+    if (!f || fprintf(f, "%llu\n", (unsigned long long)launches) < 0 || fclose(f))
+        DIE("EMU_LAUNCHES: %s cannot be written", getenv("EMU_LAUNCHES"));
+}
+
 void emu_launch(dim3 grid, dim3 block, size_t bytes, const std::function<void()> &thread)
 {
     make_all_copies();
+    if (!launches++ && getenv("EMU_LAUNCHES"))
+        atexit(write_launches);
     if (!stacks) {
         stacks = (char *)mmap(NULL, (size_t)STACK * MOST_THREADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         const char *s = getenv("EMU_SEED");

@@ -81,7 +81,7 @@ static void call_silu(struct bench *k, void *arg, int i)
 {
     (void)arg, (void)i;
     int64_t n = k->big_floats / 4;
-    MUST(k->b->ops->silu_mul(k->b, k->big, k->big + n, k->big + 2 * n, n, &err));
+    MUST(k->b->ops->silu_mul(k->b, k->big, k->big + n, k->big + 2 * n, 1, n, &err));
 }
 
 static void call_rmsnorm(struct bench *k, void *arg, int i)

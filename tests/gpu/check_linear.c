@@ -33,6 +33,15 @@ static void fill_groups(struct qmatrix *q, const struct shape *s, uint64_t *seed
         q->g_idx[k] = s->group < 0 ? 0 : s->order ? (int32_t)(rnd(seed) % (uint64_t)q->G) : (int32_t)(k / s->group);
 }
 
+static void set_values(struct matrix *m)
+{
+    for (int64_t n = 0; n < m->N; n++)
+        for (int64_t k = 0; k < m->K; k++) {
+            int64_t at = m->q.g_idx[k] * m->N + n;
+            m->values[n * m->K + k] = f16_to_f32(m->q.scales[at]) * (float)(m->q.codes[n * m->K + k] - m->q.zeros[at]);
+        }
+}
+
 /* Scales of both signs, zeros anywhere. */
 static struct matrix quantized(int bits, const struct shape *s, uint64_t *seed)
 {
@@ -47,11 +56,7 @@ static struct matrix quantized(int bits, const struct shape *s, uint64_t *seed)
         m.q.scales[i] = f32_to_f16(0.1f * rnd_f32(seed));
         m.q.zeros[i] = (uint8_t)(rnd(seed) % (bits == 8 ? 256u : (1u << bits) + 1u));
     }
-    for (int64_t n = 0; n < s->N; n++)
-        for (int64_t k = 0; k < s->K; k++) {
-            int64_t at = m.q.g_idx[k] * s->N + n;
-            m.values[n * s->K + k] = f16_to_f32(m.q.scales[at]) * (float)(m.q.codes[n * s->K + k] - m.q.zeros[at]);
-        }
+    set_values(&m);
     return m;
 }
 
@@ -310,6 +315,169 @@ static void large(struct rig *r, const struct under_test *u)
         }
 }
 
+/* Matrices of one input */
+
+enum { PARTS_MAX = 3 };
+
+struct set {
+    int n;
+    struct matrix m[PARTS_MAX];
+    struct weight *w[PARTS_MAX];
+};
+
+/* All with the groups of the first; own_order: but that two inputs of the last have changed places. */
+static struct set set_new(struct backend *b, enum kind kind, const int64_t *N, const struct shape *s, bool own_order, uint64_t *seed)
+{
+    struct set set = {0};
+    for (; set.n < PARTS_MAX && N[set.n]; set.n++) {
+        const struct shape one = {N[set.n], s->K, s->group, s->order};
+        struct matrix *m = &set.m[set.n];
+        *m = matrix_new(kind, &one, seed);
+        memcpy(m->q.g_idx, set.m[0].q.g_idx, (size_t)s->K * sizeof *m->q.g_idx);
+        int64_t other = 1;
+        while (own_order && m->q.g_idx[other] == m->q.g_idx[0])
+            other++;
+        if (own_order && set.n + 1 == PARTS_MAX) {
+            const int32_t was = m->q.g_idx[0];
+            m->q.g_idx[0] = m->q.g_idx[other];
+            m->q.g_idx[other] = was;
+        }
+        for (int64_t i = 0; s->group == 128 && i < m->q.G * m->N; i++)
+            m->q.zeros[i] = 7; /* no table of them */
+        set_values(m);
+        set.w[set.n] = weight_of(b, m);
+    }
+    return set;
+}
+
+static void set_free(struct backend *b, struct set *set)
+{
+    for (int i = 0; i < set->n; i++) { /* in another order than they came */
+        b->ops->weight_free(b, set->w[(i + 1) % set->n]);
+        matrix_free(&set->m[i]);
+    }
+}
+
+static void count_products(void *arg, const char *row, uint64_t calls)
+{
+    if (!strncmp(row, "linear_", 7))
+        *(uint64_t *)arg += calls;
+}
+
+/* y of every part for rows from .. from + M - 1 of p[0].x, in host memory; *calls: how many products it took. */
+static void solve_many(struct backend *b, const struct set *set, const struct problem *p, int64_t from, int64_t M, float **y, uint64_t *calls)
+{
+    struct linear_part parts[PARTS_MAX];
+    float *dy[PARTS_MAX], *bias[PARTS_MAX], *x = on_device(b, p->x + from * p->ldx, (size_t)(M * p->ldx));
+    for (int i = 0; i < set->n; i++) {
+        dy[i] = on_device(b, p[i].y0 + from * p[i].ldy, (size_t)(M * p[i].ldy));
+        bias[i] = on_device(b, p[i].bias, (size_t)set->m[i].N);
+        parts[i] = (struct linear_part){.y = dy[i], .ldy = p[i].ldy, .w = set->w[i], .bias = p[i].add_bias ? bias[i] : NULL};
+    }
+    uint64_t before = 0;
+    *calls = 0;
+    b->each_count(b, count_products, &before);
+    MUST(b->ops->linear_many(b, parts, set->n, x, p->ldx, M, &err));
+    b->each_count(b, count_products, calls);
+    *calls -= before;
+    b->ops->free(b, x);
+    for (int i = 0; i < set->n; i++) {
+        y[i] = to_host(b, dy[i], (size_t)(M * p[i].ldy));
+        b->ops->free(b, dy[i]);
+        b->ops->free(b, bias[i]);
+    }
+}
+
+struct joined_case {
+    int64_t N[PARTS_MAX];
+    struct shape shape; /* N is not looked at */
+    bool own_order, joins;
+};
+
+/* What went wrong, or NULL. */
+static const char *try_joined(struct backend *b, enum kind kind, const struct joined_case *c, int64_t M, uint64_t *seed)
+{
+    struct set set = set_new(b, kind, c->N, &c->shape, c->own_order, seed);
+    struct problem p[PARTS_MAX];
+    float *apart[PARTS_MAX], *y[PARTS_MAX], *one[PARTS_MAX];
+    uint64_t calls;
+    const char *wrong = NULL;
+    for (int i = 0; i < set.n; i++) {
+        p[i] = problem_new(&set.m[i], M, 1 + i, seed);
+        p[i].accumulate = false;
+    }
+    for (int i = 1; i < set.n; i++) { /* one X */
+        free(p[i].x);
+        p[i].x = p[0].x;
+        p[i].ldx = p[0].ldx;
+    }
+    solve_many(b, &set, p, 0, M, apart, &calls);
+    wrong = calls != (uint64_t)set.n ? "before they are joined, not a product each" : wrong;
+    MUST(b->ops->weight_join(b, set.w, set.n, &err));
+    solve_many(b, &set, p, 0, M, y, &calls);
+    wrong = calls != (c->joins ? 1 : (uint64_t)set.n) ? "products counted" : wrong;
+    for (int i = 0; i < set.n; i++) {
+        wrong = !(worst(&set.m[i], &p[i], y[i]) <= 1) ? "far from f64" : wrong;
+        wrong = !c->joins && !same(y[i], apart[i], (size_t)(M * p[i].ldy)) ? "not joined, other bits" : wrong;
+        one[i] = solve(b, set.w[i], set.m[i].N, &p[i], 0, M);
+        wrong = !same(one[i], apart[i], (size_t)(M * p[i].ldy)) ? "a part by itself has other bits than before" : wrong;
+        free(one[i]);
+    }
+    struct set turned = set; /* first and last in each other's place: not the whole, so a product each */
+    struct problem turned_p[PARTS_MAX];
+    memcpy(turned_p, p, sizeof p);
+    const int last = set.n - 1;
+    turned.m[0] = set.m[last], turned.w[0] = set.w[last], turned_p[0] = p[last];
+    turned.m[last] = set.m[0], turned.w[last] = set.w[0], turned_p[last] = p[0];
+    solve_many(b, &turned, turned_p, 0, M, one, &calls);
+    wrong = calls != (uint64_t)set.n || !same(one[0], apart[last], (size_t)(M * p[last].ldy)) ? "in another order, not a product each" : wrong;
+    for (int i = 0; i < set.n; i++)
+        free(one[i]);
+    for (int64_t from = 0; from < M; from += 1 + M / 3) {
+        solve_many(b, &set, p, from, 1, one, &calls);
+        for (int i = 0; i < set.n; i++) {
+            wrong = !same(one[i], y[i] + from * p[i].ldy, (size_t)p[i].ldy) ? "a row's bits depend on the batch" : wrong;
+            free(one[i]);
+        }
+    }
+    for (int i = 0; i < set.n; i++) {
+        free(apart[i]);
+        free(y[i]);
+        p[i].x = i ? NULL : p[i].x;
+        problem_free(&p[i]);
+    }
+    set_free(b, &set);
+    return wrong;
+}
+
+static void joined(struct rig *r, const struct under_test *u, bool small)
+{
+    const int64_t c = !strcmp(u->name, "machete") ? 128 : 64;
+    const bool joins = strcmp(u->name, "simple") != 0;
+    const struct joined_case cases[] = {
+        {{2 * c, c, c}, {0, 384, 128, false}, false, joins},
+        {{c, 3 * c, 70}, {0, 700, 32, false}, false, joins},
+        {{3 * c, 2 * c, 0}, {0, 300, -1, false}, false, joins},
+        {{2 * c, c, c}, {0, 320, 64, true}, false, joins},  /* act-order, the same for all */
+        {{2 * c, c, c}, {0, 320, 64, true}, true, false},   /* v has another */
+        {{96, c, c}, {0, 256, 128, false}, false, false},   /* q is no whole number of strips */
+    };
+    static const int64_t rows[] = {1, 3, 8, 17, 40};
+    uint64_t seed = 12;
+    for (int i_kind = 0; i_kind < u->count; i_kind++) {
+        const enum kind kind = u->kinds[i_kind];
+        for (size_t i = 0; kind >= W4 && i < sizeof cases / sizeof *cases; i++)
+            for (int j = 0; j < 5; j++) {
+                if (small && (i + (size_t)j + (size_t)kind) % 3)
+                    continue;
+                const char *wrong = try_joined(r->gpu, kind, &cases[i], rows[j], &seed);
+                tap_ok(!wrong, "%s %s: %d, %d and %d outputs of one input, K %d, group %d%s, M %d: %s", u->name, kind_names[kind], (int)cases[i].N[0], (int)cases[i].N[1],
+                       (int)cases[i].N[2], (int)cases[i].shape.K, cases[i].shape.group, cases[i].shape.order ? " by order" : "", (int)rows[j],
+                       wrong ? wrong : cases[i].joins ? "one product" : "a product each");
+            }
+    }
+}
+
 static void refused(struct rig *r)
 {
     static const struct shape s = {3, 40, 16, false};
@@ -398,6 +566,7 @@ static void test_class(const char *plugin, const struct under_test *u, const cha
         if (first)
             f32_bits_of_cpu(&r);
         company(&r, u, small);
+        joined(&r, u, small);
         repeats(&r, u, 3, 96, 512);
         if (first) {
             refused(&r);

@@ -82,11 +82,14 @@ static void rope(struct rig *r)
     for (int i = 0; i < M; i++)
         pos[i] = (int32_t)(rnd(&seed) % POSITIONS);
     float *dx = on_device(r->gpu, x, n), *dc = on_device(r->gpu, cos, POSITIONS * D / 2), *ds = on_device(r->gpu, sin, POSITIONS * D / 2);
-    MUST(r->cpu->ops->rope(r->cpu, x, M, HEADS, D, cos, sin, pos, &err));
-    MUST(r->gpu->ops->rope(r->gpu, dx, M, HEADS, D, dc, ds, pos, &err));
+    struct rope_args a = {.q = x, .k = x + M * 2 * D, .heads = 2, .kv_heads = HEADS - 2, .head_dim = D, .M = M, .cos = cos, .sin = sin, .pos = pos};
+    MUST(r->cpu->ops->rope(r->cpu, &a, &err));
+    a.q = dx, a.k = dx + M * 2 * D, a.cos = dc, a.sin = ds;
+    MUST(r->gpu->ops->rope(r->gpu, &a, &err));
     float *got = to_host(r->gpu, dx, n);
     compare("rope", x, got, n, 0);
-    tap_ok(r->gpu->ops->rope(r->gpu, dx, 1, 1, 3, dc, ds, pos, &err) == -ERR_SHAPE, "rope of an odd head");
+    a.head_dim = 3;
+    tap_ok(r->gpu->ops->rope(r->gpu, &a, &err) == -ERR_SHAPE && !strcmp(err.text, "rotary embedding needs an even head size, not 3"), "rope of an odd head");
     float *all[] = {x, cos, sin, got};
     for (size_t i = 0; i < 4; i++)
         free(all[i]);
@@ -100,13 +103,13 @@ static void elementwise(struct rig *r)
 {
     uint64_t seed = 3;
     for (int offset = 0; offset < 2; offset++) {
-        size_t n = 4099, all = n + (size_t)offset;
+        size_t M = 3, K = offset ? 1367 : 1364, n = M * K, all = n + (size_t)offset;
         float *a = rnd_floats(all, &seed), *b = rnd_floats(all, &seed), *y = malloc(all * sizeof *y);
         for (size_t i = 0; i < all; i++)
             a[i] *= i % 7 ? 8.0f : 120.0f; /* far out too: exp under- and overflows */
         float *da = on_device(r->gpu, a, all), *db = on_device(r->gpu, b, all);
-        MUST(r->cpu->ops->silu_mul(r->cpu, y, a + offset, b + offset, (int64_t)n, &err));
-        MUST(r->gpu->ops->silu_mul(r->gpu, db + offset, da + offset, db + offset, (int64_t)n, &err));
+        MUST(r->cpu->ops->silu_mul(r->cpu, y, a + offset, b + offset, (int64_t)M, (int64_t)K, &err));
+        MUST(r->gpu->ops->silu_mul(r->gpu, db + offset, da + offset, db + offset, (int64_t)M, (int64_t)K, &err));
         float *got = to_host(r->gpu, db, all);
         compare("silu_mul", y, got + offset, n, 2e-6);
         free(got);
@@ -288,6 +291,193 @@ static void attention(struct rig *r, bool small)
     }
 }
 
+/* Halves beside what rmsnorm, silu_mul and attention make */
+
+static void count_splits(void *arg, const char *row, uint64_t calls)
+{
+    if (!strcmp(row, "split_cuda"))
+        *(uint64_t *)arg = calls;
+}
+
+static uint64_t splits(struct backend *b)
+{
+    uint64_t n = 0;
+    b->each_count(b, count_splits, &n);
+    return n;
+}
+
+/* The product of x [M,K], which is on the device; *split: how many times x had to be split. */
+static float *product(struct backend *b, const struct weight *w, int64_t N, const float *x, int64_t M, int64_t K, uint64_t *split)
+{
+    const uint64_t before = splits(b);
+    void *y;
+    MUST(b->ops->alloc(b, (size_t)(M * N) * sizeof(float), &y, &err)); /* the runtime's own memory: no op */
+    MUST(b->ops->linear(b, y, N, x, K, M, w, NULL, false, &err));
+    *split = splits(b) - before;
+    float *got = to_host(b, y, (size_t)(M * N));
+    b->ops->free(b, y);
+    return got;
+}
+
+/* A matrix of 24 outputs by K inputs: bf16, which reads what lies behind K, or (bits 4) quantized. */
+static struct weight *some_weight(struct backend *b, int64_t K, int bits, uint64_t *seed)
+{
+    enum { N = 24 };
+    struct weight *w;
+    if (!bits) {
+        uint16_t *values = malloc((size_t)(N * K) * sizeof *values);
+        for (int64_t i = 0; i < N * K; i++)
+            values[i] = f32_to_bf16(rnd_f32(seed));
+        const struct tensor_view t = {.dtype = DT_BF16, .rows = N, .cols = K, .data = values};
+        MUST(b->ops->weight_dense(b, &t, &w, &err));
+        free(values);
+        return w;
+    }
+    struct qmatrix q;
+    if (qmatrix_alloc(&q, N, K, bits, 32))
+        abort();
+    for (int64_t i = 0; i < N * K; i++)
+        q.codes[i] = (uint8_t)(rnd(seed) % 16);
+    for (int64_t i = 0; i < q.G * N; i++) {
+        q.scales[i] = f32_to_f16(0.1f * rnd_f32(seed));
+        q.zeros[i] = 8;
+    }
+    for (int64_t k = 0; k < K; k++)
+        q.g_idx[k] = (int32_t)(k / 32);
+    MUST(b->ops->weight_quantized(b, &q, &w, &err));
+    qmatrix_free(&q);
+    return w;
+}
+
+enum maker { NORM, NORM_IN_PLACE, SILU, ATTENTION, MAKERS };
+static const char *const maker_names[] = {"rmsnorm", "rmsnorm in place", "silu_mul", "attention"};
+
+/* y [M, heads * D] of M positions, in two segments: few rows, and many. */
+static void make_attention(struct backend *b, float *y, const float *x, int64_t M, int64_t K)
+{
+    const int heads = 4, kv_heads = 2, D = (int)(K / heads);
+    struct attn_segment seg[2] = {{.row = 0, .rows = M > 3 ? 3 : M}, {.row = 3, .rows = M - 3}};
+    const size_t n = M > 3 ? 2 : 1;
+    for (size_t i = 0; i < n; i++)
+        MUST(b->ops->kv_create(b, 1, kv_heads, D, M, &seg[i].kv, &err));
+    const struct attn_args a = {.q = x, .k = x, .v = x, .y = y, .heads = heads, .kv_heads = kv_heads, .head_dim = D, .scale = 0.3f, .segments = seg, .segment_count = n};
+    MUST(b->ops->attention(b, &a, &err));
+    for (size_t i = 0; i < n; i++)
+        b->ops->kv_free(b, seg[i].kv);
+}
+
+static void make(struct backend *b, enum maker maker, float *y, const float *x, int64_t M, int64_t K)
+{
+    if (maker == NORM || maker == NORM_IN_PLACE)
+        MUST(b->ops->rmsnorm(b, y, maker == NORM ? x : y, x, M, K, 1e-5f, &err));
+    else if (maker == SILU)
+        MUST(b->ops->silu_mul(b, y, x, y, M, K, &err));
+    else
+        make_attention(b, y, x, M, K);
+}
+
+/* Leaves NaN wherever halves are kept. */
+static void spoil(struct backend *b, const struct weight *w, int64_t K, const float *nan, uint64_t *split)
+{
+    free(product(b, w, 24, nan, 16, K, split));
+}
+
+/* A product of what an op has made finds the halves, and has the bits it has of the same numbers from elsewhere. */
+static void halves_found(struct rig *r)
+{
+    enum { SPOIL = 1024, SPOIL_ROWS = 16 };
+    static const int64_t shapes[][2] = {{1, 128}, {2, 576}, {5, 172}, {1, 1536}, {40, 200}, {12, 1124}, {3, 2052}};
+    struct backend *b = r->gpu;
+    uint64_t seed = 9;
+    float *host_nan = malloc(SPOIL_ROWS * SPOIL * sizeof *host_nan);
+    for (int i = 0; i < SPOIL_ROWS * SPOIL; i++)
+        host_nan[i] = NAN;
+    float *nan = on_device(b, host_nan, SPOIL_ROWS * SPOIL);
+    struct weight *spoiler = some_weight(b, SPOIL, 0, &seed);
+    for (int maker = 0; maker < MAKERS; maker++) {
+        int differ = 0, again = 0, unsplit = 0;
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            for (int bits = 0; bits <= 4; bits += 4) {
+                const int64_t M = shapes[i][0], K = shapes[i][1];
+                const size_t n = (size_t)(M * K);
+                if (maker == ATTENTION && K > 1024)
+                    continue;
+                float *host = rnd_floats(n, &seed), *x = on_device(b, host, n), *y = on_device(b, host, n), *copy = on_device(b, host, n);
+                struct weight *w = some_weight(b, K, bits, &seed);
+                uint64_t found, split;
+                spoil(b, spoiler, SPOIL, nan, &split);
+                make(b, (enum maker)maker, y, x, M, K);
+                void *out;
+                const uint64_t before = splits(b);
+                MUST(b->ops->alloc(b, (size_t)(M * 24) * sizeof(float), &out, &err));
+                MUST(b->ops->linear(b, out, 24, y, K, M, w, NULL, false, &err));
+                found = splits(b) - before;
+                float *want, *got = to_host(b, out, (size_t)(M * 24)), *made = to_host(b, y, n);
+                MUST(b->ops->upload(b, copy, made, n * sizeof *made, &err));
+                want = product(b, w, 24, copy, M, K, &split);
+                differ += !same(want, got, (size_t)(M * 24));
+                again += found != 0;
+                unsplit += split != 1;
+                b->ops->weight_free(b, w);
+                float *mine[] = {x, y, copy, out};
+                for (int k = 0; k < 4; k++)
+                    b->ops->free(b, mine[k]);
+                float *all[] = {host, want, got, made};
+                for (int k = 0; k < 4; k++)
+                    free(all[k]);
+            }
+        tap_ok(!differ && !again && !unsplit, "%s: %d products differ, %d split its output again, %d did not split other numbers", maker_names[maker], differ, again, unsplit);
+    }
+    b->ops->weight_free(b, spoiler);
+    b->ops->free(b, nan);
+    free(host_nan);
+}
+
+/* What is written after it was made is split anew. */
+static void halves_forgotten(struct rig *r)
+{
+    enum { M = 3, K = 128, N = 24 };
+    static const char *const names[] = {"add", "upload", "a product", "rope", "another matrix's norm", "attention over a part of the rows", "free"};
+    struct backend *b = r->gpu;
+    uint64_t seed = 10, split;
+    float *host = rnd_floats(M * K, &seed), *x = on_device(b, host, M * K), *y = on_device(b, host, M * K), *z = on_device(b, host, M * K), *copy = on_device(b, host, M * K);
+    struct weight *w = some_weight(b, K, 0, &seed), *wide = some_weight(b, K, 4, &seed);
+    struct kv_cache *kv;
+    MUST(b->ops->kv_create(b, 1, 2, K / 4, 8, &kv, &err));
+    for (int how = 0; how < 7; how++) {
+        MUST(b->ops->rmsnorm(b, y, x, x, M, K, 1e-5f, &err));
+        struct attn_segment seg = {.kv = kv, .row = 1, .rows = 2};
+        const struct attn_args a = {.q = x, .k = x, .v = x, .y = y, .heads = 4, .kv_heads = 2, .head_dim = K / 4, .scale = 0.3f, .segments = &seg, .segment_count = 1};
+        const struct rope_args rope = {.q = y, .k = z, .heads = 1, .kv_heads = 1, .head_dim = K, .M = M, .cos = x, .sin = x, .pos = (const int32_t[]){0, 1, 0}};
+        switch (how) {
+        case 0: MUST(b->ops->add(b, y, x, M * K, &err)); break;
+        case 1: MUST(b->ops->upload(b, y, host, M * K * sizeof *host, &err)); break;
+        case 2: MUST(b->ops->linear(b, y, K, y, K, M, wide, NULL, false, &err)); break; /* reads the halves of what it writes over */
+        case 3: MUST(b->ops->rope(b, &rope, &err)); break;
+        case 4: MUST(b->ops->rmsnorm(b, z, y, x, M, K, 1e-5f, &err)); break;
+        case 5: MUST(b->ops->attention(b, &a, &err)); break;
+        default:
+            b->ops->free(b, y);
+            y = on_device(b, host, M * K);
+        }
+        float *got = product(b, w, N, y, M, K, &split), *now = to_host(b, y, M * K);
+        MUST(b->ops->upload(b, copy, now, M * K * sizeof *now, &err));
+        uint64_t other;
+        float *want = product(b, w, N, copy, M, K, &other);
+        tap_ok(split == 1 && same(got, want, M * N), "after %s: split again, the right numbers", names[how]);
+        free(got);
+        free(now);
+        free(want);
+    }
+    b->ops->kv_free(b, kv);
+    b->ops->weight_free(b, w);
+    b->ops->weight_free(b, wide);
+    float *mine[] = {x, y, z, copy};
+    for (int k = 0; k < 4; k++)
+        b->ops->free(b, mine[k]);
+    free(host);
+}
+
 /* nll and kl */
 static void logits(struct rig *r)
 {
@@ -381,6 +571,8 @@ int main(int argc, char **argv)
     elementwise(&r);
     embed(&r);
     attention(&r, argc > 2 && !strcmp(argv[2], "small"));
+    halves_found(&r);
+    halves_forgotten(&r);
     logits(&r);
     refused(&r);
     rig_close(&r);

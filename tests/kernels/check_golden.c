@@ -46,7 +46,7 @@ static uint64_t all_ops(struct backend *b)
     h = linear(b, h, x, &seed);
     b->ops->rmsnorm(b, y, x, x, M, K, 1e-5f, NULL);
     h = fnv(h, y, sizeof y);
-    b->ops->rope(b, y, M, HEADS, D, angles[0], angles[1], pos, NULL);
+    b->ops->rope(b, &(struct rope_args){.q = y, .heads = HEADS, .head_dim = D, .M = M, .cos = angles[0], .sin = angles[1], .pos = pos}, NULL);
     h = fnv(h, y, sizeof y);
     struct attn_segment s = {.rows = M};
     struct attn_args a = {.q = y, .k = k, .v = v, .y = x, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = D, .window = 9, .scale = 0.25f, .segment_count = 1};
@@ -55,7 +55,7 @@ static uint64_t all_ops(struct backend *b)
     assert_int_equal(b->ops->attention(b, &a, NULL), 0);
     b->ops->kv_free(b, s.kv);
     h = fnv(h, x, sizeof x);
-    b->ops->silu_mul(b, y, x, y, M * K, NULL);
+    b->ops->silu_mul(b, y, x, y, M, K, NULL);
     b->ops->add(b, y, x, M * K, NULL);
     h = fnv(h, y, sizeof y);
     double nll[M];

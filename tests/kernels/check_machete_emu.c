@@ -69,7 +69,8 @@ static struct machete_config config_of(const struct emu_case *c)
     return (struct machete_config){.rows = c->rows, .wide = c->wide, .stages = c->stages, .blocks = 1, .split = c->split, .share = c->share};
 }
 
-static void emulate(const struct emu_case *c, const struct problem *p, void *y, uint64_t seed)
+/* parts: instead of y, or NULL. */
+static void emulate(const struct emu_case *c, const struct problem *p, void *y, const struct emu_parts *parts, uint64_t seed)
 {
     const struct machete_device d = device_of(c);
     const struct machete_config config = config_of(c);
@@ -79,9 +80,19 @@ static void emulate(const struct emu_case *c, const struct problem *p, void *y, 
         fail_msg("%s", e.text);
     struct machete_call call = {.shape = &p->s, .weight = {p->codes, p->scales, p->zeros}, .act = c->act, .x = p->d.gathered, .ldx = p->d.ldx, .M = M, .y = y, .ldy = p->d.ldy,
                                 .y_f32 = c->y_f32, .bias = c->bias_add ? p->d.bias : NULL, .accumulate = c->bias_add && !c->vectors, .halves = c->halves};
+    for (int i = 0; parts && i < MARLIN_PARTS; i++) {
+        const struct marlin_out o = emu_parts_out(parts, i, call.bias);
+        if (i)
+            call.more[i - 1] = o;
+        else
+            call.y = o.y, call.ldy = o.ldy;
+    }
     struct machete_args a;
     machete_fill_args(&d, &call, &config, &a);
-    assert_true(a.y_vectors || !c->vectors);
+    for (int i = 0; i < (parts ? parts->n : 1); i++)
+        assert_true(a.part[i].together || !c->vectors);
+    if (marlin_check_parts("machete", a.part, p->s.N, MACHETE_N, &e))
+        fail_msg("%s", e.text);
     struct machete_range ranges[] = {{p->codes, p->s.code_bytes}, {p->scales, p->s.scale_bytes}, {p->zeros, p->s.zero_bytes}};
     struct machete_emu_launch l = {.args = &a, .x = p->d.gathered, .ldx = p->d.ldx, .Kx = p->s.Kx, .bits = p->s.bits, .bf16 = c->act == MARLIN_BF16, .rows = c->rows,
                                    .wide = c->wide, .shared_bytes = machete_shared_bytes(&p->s, &config), .seed = seed, .late = (int)(seed >> 1 & 1), .ranges = ranges,
@@ -92,7 +103,17 @@ static void emulate(const struct emu_case *c, const struct problem *p, void *y, 
 static double run_case(const struct emu_case *c, const struct problem *p, uint64_t seed, float *out)
 {
     struct guarded y = emu_output(&p->d, c->y_f32);
-    emulate(c, p, y.at, seed);
+    emulate(c, p, y.at, NULL, seed);
+    return emu_error(&p->d, &y, c->y_f32, c->bias_add, c->bias_add && !c->vectors, out);
+}
+
+/* The same, with outputs from from[0], from[1] on in buffers of their own. */
+static double run_joined(const struct emu_case *c, const struct problem *p, const int64_t *from, uint64_t seed, float *out)
+{
+    struct guarded y = emu_output(&p->d, c->y_f32);
+    struct emu_parts parts = emu_parts_new(&p->d, c->y_f32, c->vectors, from);
+    emulate(c, p, NULL, &parts, seed);
+    emu_parts_collect(&parts, &p->d, c->y_f32, &y);
     return emu_error(&p->d, &y, c->y_f32, c->bias_add, c->bias_add && !c->vectors, out);
 }
 
@@ -254,6 +275,39 @@ static void rows_alone(void **state)
     }
 }
 
+/* Joined matrices: tiles of 256 outputs across two parts, K split over a cluster, a last part that fills no stripe. The bits of one matrix. */
+static void joined(void **state)
+{
+    (void)state;
+    static const struct {
+        struct emu_case c;
+        int64_t from[MARLIN_PARTS - 1];
+    } all[] = {
+        /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias vectors halves, from */
+        {{1, 390, 512, 4, 128, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, false, true, true}, {128, 256}},
+        {{5, 390, 640, 4, 128, false, true, MARLIN_BF16, 32, 1, 2, 3, 1, 6, true, true, false, true}, {128, 256}},
+        {{18, 300, 400, 8, 32, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, true, true, true}, {256, 0}},
+        {{13, 256, 320, 4, 64, true, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, false, true, false, false}, {128, 0}},
+        {{20, 512, 256, 4, 128, false, true, MARLIN_F16, 16, 1, 3, 1, 2, 4, true, false, true, false}, {256, 384}},
+        {{130, 400, 192, 8, 64, false, true, MARLIN_BF16, 128, 2, 2, 1, 1, 2, false, false, true, false}, {128, 256}},
+    };
+    uint64_t seed = 23;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const struct emu_case *c = &all[i].c;
+        struct problem p = problem_new(c, &seed);
+        size_t n = (size_t)(c->M * c->N);
+        float *one = malloc(n * sizeof *one), *parts = malloc(n * sizeof *parts);
+        double error = run_joined(c, &p, all[i].from, 4 * i + 2, parts);
+        if (!(error <= bound(c)))
+            fail_msg("joined case %zu: relative error %g, at most %g", i, error, bound(c));
+        run_case(c, &p, 4 * i + 101, one);
+        same_bits(one, parts, n, "joined, and one matrix");
+        free(one);
+        free(parts);
+        problem_free(&p);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2) {
@@ -264,6 +318,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(product),
         cmocka_unit_test(drawn),
         cmocka_unit_test(rows_alone),
+        cmocka_unit_test(joined),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,8 +51,8 @@ static void problem_free(struct problem *p)
     free(p->perm);
 }
 
-/* Runs the launch; y [M, N + 3] in the output's type, guarded. */
-static void emulate(const struct emu_case *c, const struct problem *p, void *y, uint64_t seed)
+/* Runs the launch; y [M, N + 3] in the output's type, guarded. parts: instead of it, or NULL. */
+static void emulate(const struct emu_case *c, const struct problem *p, void *y, const struct emu_parts *parts, uint64_t seed)
 {
     struct marlin_device d = {.sms = c->sms, .capability = 90, .block_shared = 227 * 1024, .sm_shared = 228 * 1024};
     struct marlin_config config = {.rows = c->rows, .wn_log2 = c->wn_log2, .stages = c->stages, .blocks = 1, .fixed = c->fixed, .deal = c->deal};
@@ -62,14 +62,22 @@ static void emulate(const struct emu_case *c, const struct problem *p, void *y, 
         fail_msg("%s", e.text);
     struct marlin_call call = {.shape = &p->s, .weight = {p->codes, p->scales, p->zeros}, .act = c->act, .x = p->d.gathered, .ldx = p->d.ldx, .M = M, .y = y, .ldy = c->N + 3,
                                .y_f32 = c->y_f32, .bias = c->bias_add ? p->d.bias : NULL, .accumulate = c->bias_add, .halves = c->halves};
+    for (int i = 0; parts && i < MARLIN_PARTS; i++) {
+        const struct marlin_out o = emu_parts_out(parts, i, call.bias);
+        if (i)
+            call.more[i - 1] = o;
+        else
+            call.y = o.y, call.ldy = o.ldy;
+    }
     size_t bytes = marlin_workspace_bytes(&d, &p->s, M, &config);
     call.workspace = aligned_alloc(64, (bytes + 63) / 64 * 64);
     memset(call.workspace, 0xff, bytes);
     memset(call.workspace, 0, MARLIN_COUNTERS * sizeof(int));
     struct marlin_args a;
     marlin_fill_args(&call, &config, &a);
+    if (marlin_check_parts("marlin", a.part, p->s.N, MARLIN_CHUNK, &e))
+        fail_msg("%s", e.text);
     a.x = call.x;
-    a.y = y;
     a.M = (int)M;
     a.grid = marlin_make_grid(&d, &p->s, M, &config);
     a.pdl = (int)(seed & 1);
@@ -85,7 +93,17 @@ static void emulate(const struct emu_case *c, const struct problem *p, void *y, 
 static double run_case(const struct emu_case *c, const struct problem *p, uint64_t seed, float *out)
 {
     struct guarded y = emu_output(&p->d, c->y_f32);
-    emulate(c, p, y.at, seed);
+    emulate(c, p, y.at, NULL, seed);
+    return emu_error(&p->d, &y, c->y_f32, c->bias_add, c->bias_add, out);
+}
+
+/* The same, with outputs from from[0], from[1] on in buffers of their own. */
+static double run_joined(const struct emu_case *c, const struct problem *p, const int64_t *from, uint64_t seed, float *out)
+{
+    struct guarded y = emu_output(&p->d, c->y_f32);
+    struct emu_parts parts = emu_parts_new(&p->d, c->y_f32, !c->bias_add, from);
+    emulate(c, p, NULL, &parts, seed);
+    emu_parts_collect(&parts, &p->d, c->y_f32, &y);
     return emu_error(&p->d, &y, c->y_f32, c->bias_add, c->bias_add, out);
 }
 
@@ -187,11 +205,76 @@ static void rows_alone(void **state)
     }
 }
 
+/* Joined matrices: tiles inside a part, across two and across three; tiles split along K; a last part that fills no strip. The bits of one matrix. */
+static void joined(void **state)
+{
+    (void)state;
+    static const struct {
+        struct emu_case c;
+        int64_t from[MARLIN_PARTS - 1];
+    } all[] = {
+        /* M N K bits group scattered one_zero act rows wn stages sms fixed f32 bias halves deal, from */
+        {{1, 256, 1000, 4, 128, false, true, MARLIN_BF16, 8, 0, 3, 4, true, true, false, true, 6}, {128, 192}},
+        {{3, 262, 700, 4, 128, false, true, MARLIN_BF16, 8, 2, 3, 4, true, true, true, true, 5}, {64, 192}},
+        {{5, 198, 520, 8, 32, false, false, MARLIN_BF16, 8, 1, 2, 3, true, true, true, true, 3}, {64, 0}},
+        {{18, 200, 600, 4, 64, true, true, MARLIN_BF16, 16, 2, 3, 4, true, true, false, true, 4}, {64, 128}},
+        {{37, 130, 400, 8, -1, false, true, MARLIN_BF16, 32, 1, 2, 4, true, true, true, true, 7}, {64, 128}},
+        {{13, 192, 600, 4, 64, false, true, MARLIN_F16, 16, 1, 3, 4, false, true, true, false, 0}, {128, 0}},
+        {{41, 256, 256, 4, 128, false, true, MARLIN_F16, 48, 2, 2, 3, false, true, false, false, 0}, {64, 128}},
+        {{64, 300, 256, 8, 128, false, true, MARLIN_BF16, 64, 3, 2, 3, false, false, false, false, 0}, {128, 256}},
+    };
+    uint64_t seed = 21;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const struct emu_case *c = &all[i].c;
+        struct problem p = problem_new(c, &seed);
+        if (c->halves)
+            emu_problem_halve(&p.d, p.perm, p.s.Kx);
+        size_t n = (size_t)(c->M * c->N);
+        float *one = malloc(n * sizeof *one), *parts = malloc(n * sizeof *parts);
+        double error = run_joined(c, &p, all[i].from, 4 * i + 2, parts);
+        if (!(error <= bound(c)))
+            fail_msg("joined case %zu: relative error %g, at most %g", i, error, bound(c));
+        run_case(c, &p, 4 * i + 101, one);
+        same_bits(one, parts, n, "joined, and one matrix");
+        free(one);
+        free(parts);
+        problem_free(&p);
+    }
+}
+
+/* What marlin_check_parts refuses. */
+static void bad_parts(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t from[MARLIN_PARTS - 1], ldy[MARLIN_PARTS];
+        const char *text;
+    } all[] = {{{64, 128}, {64, 64, 64}, NULL},
+               {{128, 0}, {128, 64, 0}, NULL},
+               {{96, 0}, {96, 96, 0}, "kernel k: part 1 of 192 outputs begins at 96: no multiple of 64 behind the part before"},
+               {{128, 64}, {128, 64, 64}, "kernel k: part 2 of 192 outputs begins at 64: no multiple of 64 behind the part before"},
+               {{0, 64}, {192, 64, 128}, "kernel k: part 2 of 192 outputs begins at 64: no multiple of 64 behind the part before"},
+               {{64, 192}, {64, 128, 1}, "kernel k: part 2 of 192 outputs begins at 192: no multiple of 64 behind the part before"},
+               {{64, 128}, {64, 63, 64}, "kernel k: rows of Y hold 63 elements, N is 64"}};
+    float y[4] = {0};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        struct marlin_part part[MARLIN_PARTS];
+        const struct marlin_out first = {.y = y, .ldy = all[i].ldy[0]}, more[] = {{all[i].from[0], y, all[i].ldy[1], NULL}, {all[i].from[1], y, all[i].ldy[2], NULL}};
+        struct err e = {.text = ""};
+        marlin_fill_parts(part, &first, more, 192, 2, 4);
+        assert_int_equal(marlin_check_parts("k", part, 192, 64, &e), all[i].text ? -ERR_SHAPE : 0);
+        if (all[i].text)
+            assert_string_equal(e.text, all[i].text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(product),
         cmocka_unit_test(rows_alone),
+        cmocka_unit_test(joined),
+        cmocka_unit_test(bad_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

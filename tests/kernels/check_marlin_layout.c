@@ -243,6 +243,142 @@ static void bad_matrices(void **state)
     qmatrix_free(&q);
 }
 
+/* Rows of all, one matrix after the other. */
+static struct qmatrix stacked(const struct qmatrix *q, int n)
+{
+    struct qmatrix all;
+    int64_t N = 0;
+    for (int i = 0; i < n; i++)
+        N += q[i].N;
+    assert_int_equal(qmatrix_alloc(&all, N, q[0].K, q[0].bits, q[0].group_size), 0);
+    memcpy(all.g_idx, q[0].g_idx, (size_t)all.K * sizeof *all.g_idx);
+    int64_t from = 0;
+    for (int i = 0; i < n; from += q[i++].N) {
+        memcpy(all.codes + from * all.K, q[i].codes, (size_t)(q[i].N * all.K));
+        for (int64_t g = 0; g < all.G; g++) {
+            memcpy(all.scales + g * N + from, q[i].scales + g * q[i].N, (size_t)q[i].N * sizeof *all.scales);
+            memcpy(all.zeros + g * N + from, q[i].zeros + g * q[i].N, (size_t)q[i].N * sizeof *all.zeros);
+        }
+    }
+    return all;
+}
+
+struct packed {
+    struct marlin_shape s;
+    uint32_t *codes;
+    uint16_t *scales, *zeros;
+    int32_t *perm;
+};
+
+static struct packed packed_new(const struct qmatrix *q)
+{
+    struct packed p;
+    assert_int_equal(marlin_plan(q, &p.s, NULL), 0);
+    p.codes = malloc(p.s.code_bytes);
+    p.scales = malloc(p.s.scale_bytes);
+    p.zeros = p.s.zero_table ? malloc(p.s.zero_bytes) : NULL;
+    p.perm = p.s.permuted ? malloc(p.s.perm_bytes) : NULL;
+    assert_int_equal(marlin_pack(q, &p.s, p.codes, p.scales, p.zeros, p.perm, NULL), 0);
+    return p;
+}
+
+static void packed_free(struct packed *p)
+{
+    free(p->codes);
+    free(p->scales);
+    free(p->zeros);
+    free(p->perm);
+}
+
+static void put_table(void *to, const void *from, const struct marlin_place *at)
+{
+    for (int r = 0; r < at->rows; r++)
+        memcpy((char *)to + at->table + (size_t)r * at->pitch, (const char *)from + (size_t)r * at->width, at->width);
+}
+
+/* Packed parts put where marlin_place says are what packing the matrices as one gives. */
+static void parts_are_the_whole(void **state)
+{
+    (void)state;
+    static const struct {
+        int n;
+        int64_t N[3], K;
+        int bits, group;
+        bool scattered, one_zero;
+    } cases[] = {{2, {64, 128, 0}, 256, 4, 128, false, true},  {3, {128, 64, 64}, 700, 4, 32, false, false}, {3, {64, 64, 70}, 300, 8, 64, false, false},
+                 {3, {128, 64, 64}, 320, 4, 64, true, true}, {2, {192, 5, 0}, 200, 8, -1, false, false}};
+    uint64_t seed = 15;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct qmatrix q[3] = {0};
+        struct packed p[3];
+        const struct marlin_shape *shapes[3];
+        const int n = cases[i].n;
+        for (int j = 0; j < n; j++) {
+            q[j] = rnd_qmatrix(cases[i].N[j], cases[i].K, cases[i].bits, cases[i].group, cases[i].scattered, &seed);
+            memcpy(q[j].g_idx, q[0].g_idx, (size_t)q[0].K * sizeof *q[0].g_idx);
+            for (int64_t z = 0; cases[i].one_zero && z < q[j].G * q[j].N; z++)
+                q[j].zeros[z] = 8;
+            p[j] = packed_new(&q[j]);
+            shapes[j] = &p[j].s;
+        }
+        struct qmatrix all = stacked(q, n);
+        struct packed want = packed_new(&all);
+        struct marlin_shape whole;
+        assert_true(marlin_join(shapes, n, &whole));
+        assert_memory_equal(&whole, &want.s, sizeof whole);
+        char *codes = calloc(1, whole.code_bytes), *scales = calloc(1, whole.scale_bytes), *zeros = calloc(1, whole.zero_bytes + 1);
+        int64_t from = 0;
+        for (int j = 0; j < n; from += q[j++].N) {
+            const struct marlin_place at = marlin_place(&p[j].s, &whole, from);
+            memcpy(codes + at.codes, p[j].codes, p[j].s.code_bytes);
+            put_table(scales, p[j].scales, &at);
+            if (whole.zero_table)
+                put_table(zeros, p[j].zeros, &at);
+        }
+        assert_memory_equal(codes, want.codes, whole.code_bytes);
+        assert_memory_equal(scales, want.scales, whole.scale_bytes);
+        if (whole.zero_table)
+            assert_memory_equal(zeros, want.zeros, whole.zero_bytes);
+        for (int j = 0; j < n; j++) {
+            packed_free(&p[j]);
+            qmatrix_free(&q[j]);
+        }
+        packed_free(&want);
+        qmatrix_free(&all);
+        free(codes);
+        free(scales);
+        free(zeros);
+    }
+}
+
+/* What keeps matrices apart, one thing at a time. */
+static void what_does_not_join(void **state)
+{
+    (void)state;
+    struct marlin_shape a, b, whole, first;
+    const struct marlin_shape *two[] = {&a, &b}, *four[] = {&a, &a, &a, &a};
+    assert_int_equal(marlin_plan_plain(64, 256, 4, 64, &first, NULL), 0);
+    for (int i = 0; i < 8; i++) {
+        a = b = first;
+        switch (i) {
+        case 1: a.N = 64 - 1; break;
+        case 2: b.K++; break;
+        case 3: b.Kx += 64; break;
+        case 4: b.bits = 8; break;
+        case 5: b.unit_shift = -1; break;
+        case 6: b.permuted = true; break;
+        case 7: b.zero = 7; break;
+        }
+        assert_int_equal(marlin_join(two, 2, &whole), i == 0);
+        b.zero_table = i == 0;
+        assert_false(marlin_join(two, 2, &whole));
+    }
+    a = first;
+    assert_false(marlin_join(four, 1, &whole));
+    assert_true(marlin_join(four, 3, &whole));
+    assert_false(marlin_join(four, 4, &whole));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +390,8 @@ int main(void)
         cmocka_unit_test(packed_weights_are_the_weights),
         cmocka_unit_test(plans),
         cmocka_unit_test(bad_matrices),
+        cmocka_unit_test(parts_are_the_whole),
+        cmocka_unit_test(what_does_not_join),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

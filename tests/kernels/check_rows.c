@@ -45,13 +45,15 @@ static void run_rmsnorm_back(struct backend *b, float *y, const void *p)
 static void run_rope(struct backend *b, float *y, const void *p)
 {
     const struct arg *a = p;
-    assert_int_equal(b->ops->rope(b, y, a->M, a->heads, a->D, a->a, a->b, a->ids, NULL), 0);
+    const int q = a->heads - a->heads / 3; /* the last third are keys' */
+    const struct rope_args r = {.q = y, .k = y + a->M * q * a->D, .heads = q, .kv_heads = a->heads - q, .head_dim = a->D, .M = a->M, .cos = a->a, .sin = a->b, .pos = a->ids};
+    assert_int_equal(b->ops->rope(b, &r, NULL), 0);
 }
 
 static void run_silu_mul(struct backend *b, float *y, const void *p)
 {
     const struct arg *a = p;
-    assert_int_equal(b->ops->silu_mul(b, y, y, a->b, a->K, NULL), 0);
+    assert_int_equal(b->ops->silu_mul(b, y, y, a->b, 1, a->K, NULL), 0);
 }
 
 /* y: gate, then up. */
@@ -191,7 +193,7 @@ static void rope(void **state)
     enum { POSITIONS = 64 };
     static const int dims[] = {2, 20, 64, 128, 256};
     for (int i = 0; i < 5; i++) {
-        int D = dims[i], heads = 3, M = 50;
+        int D = dims[i], heads = 3, M = 50; /* two of queries, then one of keys */
         size_t n = (size_t)(M * heads * D), half = (size_t)D / 2;
         float *x = malloc(n * 4), *y = malloc(n * 4), *c = malloc(POSITIONS * half * 4), *s = malloc(POSITIONS * half * 4);
         int32_t pos[50];
@@ -205,7 +207,7 @@ static void rope(void **state)
             pos[j] = (int32_t)(rnd(&seed) % POSITIONS);
         compare(x, n, run_rope, &(struct arg){.M = M, .heads = heads, .D = D, .a = c, .b = s, .ids = pos}, y);
         for (size_t j = 0; j < n; j++) {
-            size_t d = j % (size_t)D, at = (size_t)pos[j / (size_t)(heads * D)] * half + d % half;
+            size_t q = (size_t)(M * 2 * D), row = j < q ? j / (size_t)(2 * D) : (j - q) / (size_t)D, d = j % (size_t)D, at = (size_t)pos[row] * half + d % half;
             double other = d < half ? -(double)x[j + half] : (double)x[j - half];
             double want = (double)x[j] * (double)c[at] + other * (double)s[at];
             assert_true(fabs((double)y[j] - want) <= 0x1p-23 * (fabs((double)x[j]) + fabs(other)) + 0x1p-148);
@@ -217,7 +219,7 @@ static void rope(void **state)
     }
     struct rig r = rig_new(ISA_AUTO, 1);
     struct err e;
-    assert_int_equal(r.b->ops->rope(r.b, NULL, 1, 1, 3, NULL, NULL, NULL, &e), -ERR_SHAPE);
+    assert_int_equal(r.b->ops->rope(r.b, &(struct rope_args){.heads = 1, .head_dim = 3, .M = 1}, &e), -ERR_SHAPE);
     rig_free(&r);
 }
 

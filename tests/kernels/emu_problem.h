@@ -109,6 +109,56 @@ UNUSED_FN struct guarded emu_output(const struct emu_problem *p, bool y_f32)
     return y;
 }
 
+/* Y of the parts of a joined matrix, guarded, each with rows of its own length: whole vectors, or odd. Part i has outputs from[i] .. from[i + 1] - 1. */
+struct emu_parts {
+    int n;
+    int64_t from[MARLIN_PARTS + 1], ldy[MARLIN_PARTS];
+    struct guarded y[MARLIN_PARTS];
+};
+
+/* more_from [MARLIN_PARTS - 1]: where parts but the first begin, 0: there are no more. */
+UNUSED_FN struct emu_parts emu_parts_new(const struct emu_problem *p, bool y_f32, bool vectors, const int64_t *more_from)
+{
+    struct emu_parts parts = {.n = 1};
+    while (parts.n < MARLIN_PARTS && more_from[parts.n - 1]) {
+        parts.from[parts.n] = more_from[parts.n - 1];
+        parts.n++;
+    }
+    parts.from[parts.n] = p->q.N;
+    for (int i = 0; i < parts.n; i++) {
+        struct emu_problem one = *p;
+        one.ldy = parts.from[i + 1] - parts.from[i];
+        one.ldy = vectors ? (one.ldy + 3) / 4 * 4 + 4 * i : one.ldy + 1 + one.ldy % 2 + 2 * i;
+        one.ldy += !vectors && one.ldy % 2 == 0;
+        parts.ldy[i] = one.ldy;
+        parts.y[i] = emu_output(&one, y_f32);
+    }
+    return parts;
+}
+
+UNUSED_FN struct marlin_out emu_parts_out(const struct emu_parts *parts, int i, const float *bias)
+{
+    if (i >= parts->n)
+        return (struct marlin_out){.from = 0};
+    return (struct marlin_out){.from = parts->from[i], .y = parts->y[i].at, .ldy = parts->ldy[i], .bias = bias ? bias + parts->from[i] : NULL};
+}
+
+/* Into y [M, ldy of the problem], as one matrix would have left it; what lies between the rows of a part must be as it was. */
+UNUSED_FN void emu_parts_collect(struct emu_parts *parts, const struct emu_problem *p, bool y_f32, struct guarded *y)
+{
+    const size_t item = y_f32 ? 4 : 2;
+    for (int i = 0; i < parts->n; i++) {
+        const int64_t N = parts->from[i + 1] - parts->from[i];
+        for (int64_t m = 0; m < p->M; m++) {
+            const char *row = (const char *)parts->y[i].at + (size_t)(m * parts->ldy[i]) * item;
+            memcpy((char *)y->at + (size_t)(m * p->ldy + parts->from[i]) * item, row, (size_t)N * item);
+            for (int64_t j = N; j < parts->ldy[i]; j++)
+                assert_true((y_f32 ? ((const float *)row)[j] : from_act(p->act, ((const uint16_t *)row)[j])) == 1.5f);
+        }
+        guarded_free(&parts->y[i]);
+    }
+}
+
 /* Takes it apart: out [M,N] in f32; what lies between the rows must be as it was. The relative error against the product, with bias and
  * what Y held added or not; NaN where anything is. */
 UNUSED_FN double emu_error(const struct emu_problem *p, struct guarded *y, bool y_f32, bool bias, bool start, float *out)
