@@ -135,7 +135,7 @@ int weights_gptq_read(const struct model *m, const char *module, const struct mo
     static const char *const names[] = {"qweight", "qzeros", "scales", "g_idx"};
     const void *data[4] = {NULL};
     enum dtype scales_dtype = DT_F16;
-    struct tables t = {NULL};
+    struct tables t = {.g_idx = NULL};
     int rc = 0;
     *out = (struct qwords){.N = N, .K = K, .G = groups_of(K, info->group_size), .bits = info->bits, .group_size = info->group_size};
     for (int i = 0; i < 4 && !rc; i++) {
