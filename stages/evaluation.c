@@ -8,7 +8,7 @@
 #include "pipeline/base/json.h"
 #include "stages/common.h"
 #include "stages/format/check.h"
-#include "stages/lm/detmath.h"
+#include "kernels/detmath.h"
 #include "stages/lm/weights.h"
 #include "stages/served.h"
 

@@ -7,7 +7,7 @@
 
 #include "pipeline/base/json.h"
 #include "stages/lm/arch.h"
-#include "stages/lm/detmath.h"
+#include "kernels/detmath.h"
 
 enum { CONFIG_MAX_BYTES = 16 << 20, DIM_MAX = 1 << 24, LAYERS_MAX = 4096, WINDOW_DEFAULT = 4096 };
 

@@ -4,7 +4,7 @@
 
 #include "stages/lm/arch.h"
 #include "stages/lm/config.h"
-#include "stages/lm/detmath.h"
+#include "kernels/detmath.h"
 
 static struct err err;
 
