@@ -1,7 +1,7 @@
 /* Arithmetic of the CUDA op sample; gcc and nvcc both compile it, and it gives the same bits everywhere (tests/kernels/check_sample.c).
  *
  * A token's weight is a whole number, 2^(42 - octaves) rounded, octaves = (max - logit) / (temperature ln 2) in f32: sums of them are exact, so no order matters.
- *   |weight - 2^(42 - octaves)| <= 2^-21 2^(42 - octaves) + 1; the highest logit's is 2^42.
+ *   |weight - 2^(42 - octaves)| <= 1.125 2^-22 2^(42 - octaves) + 1; the highest logit's is 2^42.
  * What is lost in the rounding down of V weights is below V 2^-42 of the most likely token's (V = 128256: 2^-25); tokens below 2^-42 of it are never drawn.
  * A token's rank orders a row: by logit, then the lower id; no two are equal. */
 #ifndef KERNELS_CUDA_SAMPLE_H

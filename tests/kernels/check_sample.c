@@ -115,7 +115,7 @@ static void cuda_arithmetic(void **state)
     for (int i = 0; i <= 440000; i++) {
         float octaves = (float)(i < 440000 ? i * 1e-4 : 43.99999);
         double exact = exp2(42 - (double)octaves), w = (double)sample_weight(octaves);
-        if (!(fabs(w - exact) <= 0x1p-21 * exact + 1))
+        if (!(fabs(w - exact) <= 0x1.2p-22 * exact + 1))
             fail_msg("2^(42 - %.9g) is %.17g, not %.17g", (double)octaves, exact, w);
         assert_true(sample_bin(octaves) >= bin && sample_bin(octaves) < SAMPLE_BINS && (octaves < SAMPLE_FINE_OCTAVES) == (sample_bin(octaves) < SAMPLE_BINS - 1));
         bin = sample_bin(octaves);

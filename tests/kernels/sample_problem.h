@@ -54,7 +54,7 @@ struct sample_answer {
     int32_t id;
     int64_t taken;  /* tokens in the set */
     double *masses; /* [taken] of the set's first tokens; owned */
-    bool sure;      /* no decision hangs on less than the rounding of the CUDA op (kernels/cuda/sample.h) */
+    bool sure;      /* no decision hangs on less than the rounding of the CUDA op (kernels/cuda/sample.h; octaves are rounded three times) */
 };
 
 static const float *sample_sorting;
@@ -82,7 +82,7 @@ static struct sample_answer sample_answer(const float *l, int64_t V, const struc
         double x = ((double)l[i] - max) / p->temperature;
         w[i] = i == order[0] ? 1 : x == x ? det_exp(x) : 0;
         total += w[i];
-        error += x < 0 && w[i] > 0 ? w[i] * (2 - x) * 0x1p-22 : 0;
+        error += x < 0 && w[i] > 0 ? w[i] * (1.125 - 0.75 * x) * 0x1p-22 : 0;
     }
     if (p->temperature > 0) {
         const double want = p->top_p < 1 ? p->top_p * total : total;
@@ -97,7 +97,7 @@ static struct sample_answer sample_answer(const float *l, int64_t V, const struc
         margin = fmin(a.masses[i] - p->u * mass, i ? p->u * mass - a.masses[i - 1] : HUGE_VAL);
         if (p->top_p < 1)
             margin = fmin(margin, fmin(mass - want, a.taken > 1 ? want - a.masses[a.taken - 2] : HUGE_VAL));
-        a.sure = margin > 3 * error;
+        a.sure = margin > 2 * error + 0x1p-40;
     }
     free(order);
     free(w);
