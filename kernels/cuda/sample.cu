@@ -5,7 +5,11 @@
  *   2  the mass of SAMPLE_BINS bins by distance from it; their sums in order say in which bin the mass passes a target
  *   3  the tokens of that bin are gathered, each adds up those before it, and one finds that the mass passes the target in it
  * and with top_p below 1 once more 3: first for the end of the set, then for the draw. Where a bin has more tokens than the list holds (many equal logits; the far tail), its
- * stretch of ranks is cut into bins again, two passes a time, 2^10 times finer each. */
+ * stretch of ranks is cut into bins again, two passes a time, 2^10 times finer each; such rows cost several times as much, for their tokens meet at the same few words.
+ *
+ * Prediction, not yet measured on a card: one multiprocessor reads 64 bytes a cycle from L2 and does 128 lanes of one instruction, so at V = 128256 a pass is bound by
+ * instructions, 1000 cycles for each that a token takes: passes 1 and 3 some 12 (7 us at 1.75 GHz), pass 2 some 28 (16 us). Greedy 8 us, top_p 1 35 us, below 1 45 us,
+ * whatever the number of rows up to that of multiprocessors; before, a row took 0.5 MB over the bus and 10 ms and more of a host thread. No f64. */
 #include "kernels/cuda/instr.cuh"
 #include "kernels/cuda/sample.h"
 

@@ -385,12 +385,16 @@ static void sample_ids(struct rig *r, int64_t V, int64_t M)
     free(back_ids);
 }
 
-static void sample(struct rig *r, bool small)
+static int32_t answer(const float *l, int64_t V, const struct sample_row *row)
 {
-    static const int64_t sizes[] = {1, 2, 37, 1024, 1025, 5003, 32003, 128256};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        if (!small || sizes[i] < 30000)
-            sample_ids(r, sizes[i], 77); /* more than one launch takes */
+    struct sample_answer a = sample_answer(l, V, row);
+    free(a.masses);
+    return a.id;
+}
+
+/* Where no rounding is in the way: nothing to choose, shares that are powers of two, equal tokens, no number at all. */
+static void sample_exact(struct rig *r)
+{
     enum { V = 700, N = 128 };
     static float l[N * V];
     struct sample_row rows[N];
@@ -404,19 +408,29 @@ static void sample(struct rig *r, bool small)
     sampled(r, l, N, V, rows, ids);
     for (int m = 0; m < N; m++) {
         struct sample_row greedy = {0, 1, 0};
-        wrong += ids[m] != sample_answer(l + m * V, V, &greedy).id;
+        wrong += ids[m] != answer(l + m * V, V, &greedy);
     }
     tap_ok(!wrong, "greedy, and top_p that leaves one: %d differ", wrong);
-    for (int i = 0; i < V; i++) /* sixteen tokens of one half, one quarter, ... */
+    for (int i = 0; i < V; i++) /* eighteen tokens of one half, one quarter, ... */
         l[i] = i % 40 ? -INFINITY : (float)(-log(2) * i / 40);
     for (int m = 0; m < N; m++) {
         memcpy(l + m * V, l, m ? V * sizeof *l : 0);
         rows[m] = (struct sample_row){1, 1, (m + 0.5) / N};
     }
     sampled(r, l, N, V, rows, ids);
+    wrong = 0;
     for (int m = 0; m < N; m++)
         wrong += ids[m] != 40 * (int)floor(-log2(1 - (m + 0.5) / N * (1 - 0x1p-18)));
     tap_ok(!wrong, "u at %d places: each token as often as its share says, %d differ", N, wrong);
+    static const struct sample_row exact[] = {{1, 0.5, 1 - 0x1p-53}, {1, 0.5 + 0x1p-53, 1 - 0x1p-53}, {1, 0.125, 1 - 0x1p-53}, {1, 1 - 0x1p-53, 1 - 0x1p-53}, {1, 1, 0.5}, {1, 1, 0.5 - 0x1p-54}, {1, 0.5, 0.25}};
+    enum { EXACT = sizeof exact / sizeof *exact };
+    for (int i = 0; i < 8 * EXACT; i++)
+        l[i] = 1;
+    sampled(r, l, EXACT, 8, exact, ids);
+    wrong = 0;
+    for (int m = 0; m < EXACT; m++)
+        wrong += ids[m] != answer(l, 8, &exact[m]);
+    tap_ok(!wrong, "eight equal tokens, top_p and u at the steps between them: %d differ", wrong);
     for (int i = 0; i < V; i++)
         l[i] = NAN;
     sampled(r, l, 1, V, rows, ids);
@@ -425,6 +439,15 @@ static void sample(struct rig *r, bool small)
     tap_ok(r->gpu->ops->sample(r->gpu, l, 1, (1 << 21) + 1, rows, ids, &err) == -ERR_UNSUPPORTED &&
                !strcmp(err.text, "sample: rows of 2097153 logits: the CUDA kernel serves up to 2097152"),
            "%s", err.text);
+}
+
+static void sample(struct rig *r, bool small)
+{
+    static const int64_t sizes[] = {1, 2, 37, 1024, 1025, 5003, 32003, 128256};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (!small || sizes[i] < 30000)
+            sample_ids(r, sizes[i], 77); /* more than one launch takes */
+    sample_exact(r);
 }
 
 static void count_calls(void *arg, const char *row, uint64_t calls)
