@@ -206,10 +206,11 @@ static void test_short_of_memory(void **state)
     lm_close(&lm);
 }
 
-/* A device that counts what comes down from it, and that has memory for so many rows of one draw. */
+/* A device that counts what comes down from it, keeps the numbers it was given to draw by, and has memory for so many rows of one draw. */
 static int (*whole_download)(struct backend *b, void *to, const void *from, size_t bytes, struct err *e);
 static int (*whole_sample)(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e);
 static size_t downloaded, sampled;
+static double drawn[64];
 static int64_t draws_most;
 
 static int counting_download(struct backend *b, void *to, const void *from, size_t bytes, struct err *e)
@@ -224,7 +225,10 @@ static int short_sample(struct backend *b, const float *logits, int64_t M, int64
         refusals++;
         return err_set(e, ERR_NOMEM, "no memory for %d draws", (int)M);
     }
-    sampled += (size_t)M;
+    for (int64_t m = 0; m < M; m++) {
+        assert_true(sampled < 64);
+        drawn[sampled++] = rows[m].u;
+    }
     return whole_sample(b, logits, M, V, rows, ids, e);
 }
 
@@ -263,8 +267,13 @@ static void test_downloads(void **state)
         assert_int_equal(downloaded, round == 1 ? 9 * N * (size_t)decoder_config(lm.d)->vocab_size * sizeof(float) : 0);
         assert_true(round == 2 ? refusals > 0 : refusals == 0);
         for (size_t i = 0; i < N; i++)
-            for (size_t k = 0; k < 9; k++)
+            for (size_t k = 0; k < 9; k++) {
+                size_t times = 0;
                 assert_int_equal(g[0][i].tokens[k].id, g[round][i].tokens[k].id);
+                for (size_t n = 0; n < sampled; n++)
+                    times += drawn[n] == sampler_uniform(3, i, k);
+                assert_int_equal(times, 1); /* the number of this prompt and step */
+            }
     }
     for (size_t i = 0; i < N; i++)
         for (int round = 0; round < 3; round++)
