@@ -50,7 +50,8 @@ SRC_LIB += $(addprefix kernels/cuda/,pack_units.c marlin_pack.c marlin_choose.c 
 SRC_CPU := $(wildcard kernels/cpu/*.c)
 ISAS := scalar avx2 avx512
 # A sanitizer's checks in unrolled loops take -O3 minutes and 700 MB a file: those builds are -O1, and kernels/cpu/simd.h unrolls nothing in them.
-isa_opt := $(if $(filter asan tsan,$(MODE)),-O1,-O3)
+# No bits change by -fno-trapping-math (clang's default): it lets gcc make vector code of floor and of choices.
+isa_opt := $(if $(filter asan tsan,$(MODE)),-O1,-O3) -fno-trapping-math
 isa_scalar := -DISA=scalar -DISA_SCALAR
 isa_avx2 := -DISA=avx2 -DISA_AVX2 -mavx2 -mfma -mf16c
 isa_avx512 := -DISA=avx512 -DISA_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl

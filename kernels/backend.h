@@ -14,6 +14,7 @@
  *              of the sequence, the heads of a group inside a position, of fma(ds, q[d]) and fma(p, dy[d]); dq and dk times scale at the end
  *   rmsnorm_back  r as in rmsnorm; g = dy * w; c = (mean * r) * r with mean = (sum of x g by FMA in 16 lanes) / K; dx = fma(-x, c, g) * r
  *   silu_back  s = sigmoid(g); (s * fma(g, 1 - s, 1)) * up and g * s
+ *   sample     all in f64: weight = exp((logit - max) / temperature), their total in the order of ids, mass in the order of likelihood
  *   hessian    blocks of 256 rows by absolute row number, f32 chain over the rows of a block, blocks added in f64 in order; cross likewise
  *   exp, log, pow, sigmoid: our own, same polynomial by FMA in every row; sqrt and division are IEEE
  */
@@ -153,6 +154,13 @@ struct kl_row {
     int same_top1;
 };
 
+/* How the next token of one row is chosen. */
+struct sample_row {
+    double temperature; /* not above 0: the highest logit, the lowest id among equals */
+    double top_p;       /* else the smallest set of most likely tokens (ties by id) whose mass of softmax(logits / temperature) reaches this; 1: all of them */
+    double u;           /* 0 <= u < 1: the token of the set, in that order, where the mass passes u of the set's */
+};
+
 struct backend_ops {
     /* memory */
     int (*alloc)(struct backend *b, size_t bytes, void **out, struct err *e); /* 64-byte aligned, zeroed; -ERR_NOMEM names the size */
@@ -196,6 +204,8 @@ struct backend_ops {
     /* logits rows in device memory [M,V] -> host results */
     int (*nll)(struct backend *b, const float *logits, int64_t M, int64_t V, const int32_t *targets, double *nll, int32_t *top1, struct err *e);
     int (*kl)(struct backend *b, const float *ref, const float *logits, int64_t M, int64_t V, const int32_t *targets, struct kl_row *out, struct err *e);
+    /* The next token of each row; rows and ids [M] in host memory. NaN never wins, nor weighs; a row of nothing else gives id 0. */
+    int (*sample)(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e);
 
     /* Calibration. h [K,K] f64, upper triangle (row <= column) of the running sum of x^T x; row0 = absolute number of the first row of x, so that
      * blocks fall alike however the rows arrive: pass whole blocks of HESSIAN_BLOCK_ROWS (row0 a multiple of it); only the last may be short. */

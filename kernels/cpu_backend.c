@@ -199,8 +199,8 @@ static int op_kv_create(struct backend *b, int layers, int kv_heads, int head_di
     return 0;
 }
 
-/* Scratch for the scores of so many positions. */
-static int scratch_reserve(struct cpu_state *s, size_t floats, int64_t positions, struct err *e)
+/* Scratch for, say, the "scores" of so many "positions". */
+static int scratch_reserve(struct cpu_state *s, size_t floats, const char *what, int64_t count, const char *of, struct err *e)
 {
     if (floats <= s->scratch_floats)
         return 0;
@@ -208,7 +208,7 @@ static int scratch_reserve(struct cpu_state *s, size_t floats, int64_t positions
     s->scratch_floats = 0;
     s->scratch = cpu_alloc(floats * sizeof *s->scratch);
     if (!s->scratch)
-        return err_set(e, ERR_NOMEM, "no memory for the scores of %lld positions", (long long)positions);
+        return err_set(e, ERR_NOMEM, "no memory for the %s of %lld %s", what, (long long)count, of);
     s->scratch_floats = floats;
     return 0;
 }
@@ -246,7 +246,7 @@ static int op_attention(struct backend *b, const struct attn_args *a, struct err
     if (code)
         return code;
     struct attention_job j = {.a = a, .lanes = s->par.threads < 1 ? 1 : s->par.threads, .lane_floats = attention_lane_floats(positions, a->head_dim)};
-    code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, positions, e);
+    code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, "scores", positions, "positions", e);
     if (code)
         return code;
     j.scratch = s->scratch;
@@ -277,7 +277,7 @@ static int op_attention_back(struct backend *b, const struct attn_back_args *a, 
     }
     int64_t lanes = s->par.threads < units ? s->par.threads : units;
     struct attention_back_job j = {.a = a, .lanes = lanes < 1 ? 1 : (int)lanes, .lane_floats = attention_back_lane_floats(positions, a->head_dim)};
-    int code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, positions, e);
+    int code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, "scores", positions, "positions", e);
     if (code)
         return code;
     j.scratch = s->scratch;
@@ -296,6 +296,22 @@ static int op_kl(struct backend *b, const float *ref, const float *logits, int64
 {
     (void)e;
     USE(b, kl_f32)(&state_of(b)->par, &(struct logits_args){.logits = logits, .ref = ref, .M = M, .V = V, .targets = targets, .out = out});
+    return 0;
+}
+
+static int op_sample(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e)
+{
+    struct cpu_state *s = state_of(b);
+    if (M <= 0)
+        return 0;
+    int64_t lanes = s->par.threads < M ? s->par.threads : M;
+    struct sample_job j = {.logits = logits, .M = M, .V = V, .rows = rows, .ids = ids, .lanes = lanes < 1 ? 1 : (int)lanes};
+    j.lane_floats = 4 * (size_t)((V + PANEL - 1) / PANEL * PANEL);
+    int code = scratch_reserve(s, (size_t)j.lanes * j.lane_floats, "weights", V, "logits", e);
+    if (code)
+        return code;
+    j.scratch = s->scratch;
+    USE(b, sample_f32)(&s->par, &j);
     return 0;
 }
 
@@ -387,6 +403,7 @@ static const struct backend_ops cpu_ops = {
     .attention_back = op_attention_back,
     .nll = op_nll,
     .kl = op_kl,
+    .sample = op_sample,
     .hessian = op_hessian,
     .cross = op_cross,
     .factor = op_factor,

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/detmath.h"
 #include "pipeline/base/json.h"
 #include "stages/common.h"
 #include "stages/format/check.h"
-#include "stages/lm/detmath.h"
 #include "stages/lm/weights.h"
 #include "stages/served.h"
 

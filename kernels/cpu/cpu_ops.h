@@ -101,6 +101,17 @@ struct logits_args {
     struct kl_row *out; /* kl only */
 };
 
+/* scratch: `lanes` areas of lane_floats, 64-byte aligned, lanes <= M. With V padded to 16 an area holds V weights (f64) and twice V ids. */
+struct sample_job {
+    const float *logits;
+    int64_t M, V;
+    const struct sample_row *rows;
+    int32_t *ids;
+    float *scratch;
+    size_t lane_floats;
+    int lanes;
+};
+
 typedef void linear_fn(const struct parallel *par, const struct linear_args *a);
 typedef void embed_fn(const struct parallel *par, const struct embed_args *a);
 typedef void rmsnorm_fn(const struct parallel *par, const struct rmsnorm_args *a);
@@ -114,6 +125,7 @@ typedef void attention_fn(const struct parallel *par, const struct attention_job
 typedef void attention_back_fn(const struct parallel *par, const struct attention_back_job *j);
 typedef void nll_fn(const struct parallel *par, const struct logits_args *a);
 typedef void kl_fn(const struct parallel *par, const struct logits_args *a);
+typedef void sample_fn(const struct parallel *par, const struct sample_job *j);
 typedef int hessian_fn(const struct parallel *par, double *h, const float *x, int64_t ldx, int64_t M, int64_t K, int64_t row0, struct err *e);
 typedef int cross_fn(const struct parallel *par, const struct cross_args *a, struct err *e);
 typedef int factor_fn(const struct parallel *par, double *h, float *u, int64_t K, int64_t *bad_pivot, struct err *e);
@@ -150,7 +162,7 @@ struct cpu_state {
     enum isa isa;
     const struct cpu_kernels *kernels;
     _Atomic uint64_t calls[CPU_KERNEL_COUNT];
-    float *scratch; /* attention's and attention_back's, grown on demand */
+    float *scratch; /* attention's, attention_back's and sample's, grown on demand */
     size_t scratch_floats;
 };
 

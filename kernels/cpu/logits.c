@@ -1,4 +1,5 @@
 /* Figures of rows of logits: log-likelihood of the target, the KL divergence of two rows. exp in f32, sums in f64 over 16 fixed lanes. */
+#include "kernels/cpu/row_top.h"
 #include "kernels/cpu/split.h"
 #include "kernels/cpu/vmath.h"
 
@@ -6,29 +7,6 @@ struct logits_job {
     const struct logits_args *a;
     int64_t pieces;
 };
-
-static float row_max(const float *l, int64_t V)
-{
-    const v16 none = v16_set1(-HUGE_VALF);
-    v16 most = none;
-    for (int64_t i = 0; i < V; i += PANEL) {
-        int n = v16_lanes(i, V);
-        most = v16_max(most, v16_keep_n(v16_load_n(l + i, n), n, none));
-    }
-    return v16_max_all(most);
-}
-
-/* The first index that holds the maximum; 0 when none does (a row of NaN). */
-static int32_t row_top1(const float *l, int64_t V, float max)
-{
-    for (int64_t i = 0; i < V; i += PANEL) {
-        int n = v16_lanes(i, V);
-        unsigned hit = v16m_bits(v16m_and(v16_eq(v16_load_n(l + i, n), v16_set1(max)), v16m_first(n)));
-        if (hit)
-            return (int32_t)(i + __builtin_ctz(hit));
-    }
-    return 0;
-}
 
 struct d16 {
     d8 lo, hi;

@@ -114,7 +114,7 @@ struct cuda_state {
     struct scratch split;    /* X as halves */
     struct scratch partial;  /* of attention */
     struct scratch ids;      /* small things from the host */
-    struct scratch results;  /* of nll and kl */
+    struct scratch results;  /* of nll, kl and sample */
     struct scratch marlin_space;
     struct scratch words;    /* of a matrix on its way, while weights are loaded */
     struct cuda_ring ring;
@@ -180,6 +180,7 @@ int cuda_kv_reach(struct cuda_state *s, struct kv_cache *kv, int64_t positions, 
 void cuda_kv_release(struct cuda_state *s);
 int cuda_nll(struct backend *b, const float *logits, int64_t M, int64_t V, const int32_t *targets, double *nll, int32_t *top1, struct err *e);
 int cuda_kl(struct backend *b, const float *ref, const float *logits, int64_t M, int64_t V, const int32_t *targets, struct kl_row *out, struct err *e);
+int cuda_sample(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e);
 
 /* Launchers. */
 
@@ -235,6 +236,19 @@ size_t attention_partial_floats(const struct attention_launch *l);
 
 cudaError_t launch_nll(cudaStream_t s, const float *logits, int64_t M, int64_t V, const int32_t *targets, double *nll, int32_t *top1);
 cudaError_t launch_kl(cudaStream_t s, const float *ref, const float *logits, int64_t M, int64_t V, const int32_t *targets, struct kl_row *out);
+
+/* A struct sample_row as the kernel takes it. */
+struct sample_draw {
+    float scale;         /* octaves of weight a unit of logits: 1 / (temperature ln 2), a normal number; 0: the highest logit */
+    int cut;             /* whether top_p is below 1 */
+    uint64_t part, draw; /* top_p, u times 2^64 */
+};
+enum { SAMPLE_ROWS = 64 };
+struct sample_launch {
+    struct sample_draw draw[SAMPLE_ROWS];
+    int rows;
+};
+cudaError_t launch_sample(cudaStream_t s, const float *logits, int64_t V, const struct sample_launch *l, int32_t *ids);
 
 #ifdef __cplusplus
 }

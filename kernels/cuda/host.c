@@ -206,6 +206,12 @@ static int op_kl(struct backend *b, const float *ref, const float *logits, int64
     return rc ? rc : done(b, CUDA_kl, cudaSuccess, e);
 }
 
+static int op_sample(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e)
+{
+    int rc = cuda_sample(b, logits, M, V, rows, ids, e);
+    return rc ? rc : done(b, CUDA_sample, cudaSuccess, e);
+}
+
 /* What only quantize and its recipes use */
 
 static int cpu_only(const char *op, struct err *e)
@@ -306,6 +312,7 @@ static const struct backend_ops cuda_ops = {
     .attention_back = op_attention_back,
     .nll = op_nll,
     .kl = op_kl,
+    .sample = op_sample,
     .hessian = op_hessian,
     .cross = op_cross,
     .factor = op_factor,

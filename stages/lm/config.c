@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/detmath.h"
 #include "pipeline/base/json.h"
 #include "stages/lm/arch.h"
-#include "stages/lm/detmath.h"
 
 enum { CONFIG_MAX_BYTES = 16 << 20, DIM_MAX = 1 << 24, LAYERS_MAX = 4096, WINDOW_DEFAULT = 4096 };
 

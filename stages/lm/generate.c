@@ -45,10 +45,12 @@ struct run {
     int32_t ids[STEP_ROWS];
     struct attn_segment segments[LIVE_MAX];
     struct live *owner[LIVE_MAX]; /* of segments[i] */
-    size_t segment_count;
+    size_t segment_count, ready; /* the first `ready` come to the end of their ids: they get a token */
     int64_t rows;
-    float *hidden, *logits; /* device [STEP_ROWS, hidden], [LIVE_MAX, V] */
-    float *host;            /* [LIVE_MAX, V] */
+    float *hidden, *logits;      /* device [STEP_ROWS, hidden], [LIVE_MAX, V] */
+    struct sample_row draws[LIVE_MAX];
+    int32_t picks[LIVE_MAX];
+    float *host;                 /* [LIVE_MAX, V], where log-probabilities are asked for */
 };
 
 static int64_t total_ids(const struct generation *g)
@@ -82,7 +84,8 @@ static void add_segment(struct run *r, struct live *l, int64_t rows)
         r->ids[r->rows++] = id_at(l->g, l->done + i);
 }
 
-/* Those that decode come first, one row each, so that their last rows lie together; what is left of STEP_ROWS goes to prompts, in order. */
+/* Those that decode come first, one row each, so that their last rows lie together; what is left of STEP_ROWS goes to prompts, in order, so that the last segment alone can
+ * stop short of the end of its ids. */
 static void plan_step(struct run *r)
 {
     r->segment_count = 0;
@@ -96,6 +99,8 @@ static void plan_step(struct run *r)
         if (left > 1)
             add_segment(r, &r->live[i], left < room ? left : room);
     }
+    const struct attn_segment *last = r->segments + r->segment_count - 1;
+    r->ready = r->segment_count - (last->pos + last->rows < total_ids(r->owner[r->segment_count - 1]->g));
 }
 
 static bool ends(const struct run *r, const struct config *c, struct generation *g, int32_t id)
@@ -117,17 +122,18 @@ static bool ends(const struct run *r, const struct config *c, struct generation 
     return false;
 }
 
-/* Takes the next token from a row of logits; *over when the generation has ended. */
-static int take(struct run *r, struct live *l, const float *logits, bool *over, struct err *e)
+/* Takes the token of row i; *over when the generation has ended. */
+static int take(struct run *r, size_t i, bool *over, struct err *e)
 {
     const struct config *c = decoder_config(r->d);
+    struct live *l = r->owner[i];
     struct generation *g = l->g;
     size_t k = r->p->logprobs > 0 ? (size_t)r->p->logprobs : 0;
     MEM_GROW(g->tokens, g->count, g->cap);
     struct generated_token *t = &g->tokens[g->count];
-    *t = (struct generated_token){.id = sampler_pick(logits, c->vocab_size, &r->p->sampling, g->index, g->count)};
+    *t = (struct generated_token){.id = r->picks[i]};
     t->top = k ? xcalloc(k, sizeof *t->top) : NULL;
-    t->logprob = k ? sampler_logprobs(logits, c->vocab_size, t->id, t->top, k) : 0;
+    t->logprob = k ? sampler_logprobs(r->host + i * (size_t)c->vocab_size, c->vocab_size, t->id, t->top, k) : 0;
     g->count++;
     *over = ends(r, c, g, t->id);
     if (r->on_token && r->on_token(r->arg, l->number, t->id))
@@ -158,41 +164,49 @@ static void put_off_last(struct run *r)
 static int heads(struct run *r, struct err *e)
 {
     size_t single = 0;
-    while (single < r->segment_count && r->segments[single].rows == 1)
+    while (single < r->ready && r->segments[single].rows == 1)
         single++;
     int rc = head(r, 0, single, 0, e);
-    for (size_t i = single; i < r->segment_count && !rc; i++)
-        if (r->owner[i]->done + r->segments[i].rows == total_ids(r->owner[i]->g))
-            rc = head(r, i, i + 1, r->segments[i].row + r->segments[i].rows - 1, e);
+    for (size_t i = single; i < r->ready && !rc; i++)
+        rc = head(r, i, i + 1, r->segments[i].row + r->segments[i].rows - 1, e);
     return rc;
+}
+
+/* Chooses a token for each row of logits; the logits themselves come to the host for log-probabilities only. */
+static int choose(struct run *r, struct err *e)
+{
+    struct backend *b = decoder_backend(r->d);
+    const int64_t V = decoder_config(r->d)->vocab_size;
+    const struct sampler_params *p = &r->p->sampling;
+    for (size_t i = 0; i < r->ready; i++) {
+        const struct generation *g = r->owner[i]->g;
+        r->draws[i] = (struct sample_row){p->temperature, p->top_p, sampler_uniform(p->seed, g->index, g->count)};
+    }
+    int rc = b->ops->sample(b, r->logits, (int64_t)r->ready, V, r->draws, r->picks, e);
+    return rc || !r->host ? rc : b->ops->download(b, r->host, r->logits, r->ready * (size_t)V * sizeof(float), e);
 }
 
 static int step(struct run *r, struct err *e)
 {
-    const struct config *c = decoder_config(r->d);
     struct backend *b = decoder_backend(r->d);
-    size_t V = (size_t)c->vocab_size;
     plan_step(r);
     int rc = decoder_forward(r->d, r->ids, r->rows, r->segments, r->segment_count, r->hidden, e);
     if (!rc)
         rc = heads(r, e);
+    if (!rc && r->ready)
+        rc = choose(r, e);
     if (rc == -ERR_NOMEM && r->live_count > 1) { /* the step is done again: the same keys and values to the same places */
         put_off_last(r);
         return 0;
     }
     for (size_t i = 0; i < r->segment_count; i++)
         r->owner[i]->done += r->segments[i].rows;
-    if (!rc)
-        rc = b->ops->download(b, r->host, r->logits, r->segment_count * V * sizeof(float), e);
-    for (size_t i = 0; i < r->segment_count && !rc; i++) {
-        struct live *l = r->owner[i];
+    for (size_t i = 0; i < r->ready && !rc; i++) {
         bool over = false;
-        if (l->done < total_ids(l->g))
-            continue; /* its prompt goes on */
-        rc = take(r, l, r->host + i * V, &over, e);
+        rc = take(r, i, &over, e);
         if (over) {
-            b->ops->kv_free(b, l->kv);
-            l->kv = NULL;
+            b->ops->kv_free(b, r->owner[i]->kv);
+            r->owner[i]->kv = NULL;
             r->crowded = false;
         }
     }
@@ -227,8 +241,10 @@ static int run_alloc(struct run *r, struct err *e)
     int rc = b->ops->alloc(b, (size_t)STEP_ROWS * (size_t)c->hidden * sizeof(float), (void **)&r->hidden, e);
     if (!rc)
         rc = b->ops->alloc(b, logits, (void **)&r->logits, e);
-    r->host = rc ? NULL : malloc(logits);
-    return rc || r->host ? rc : err_set(e, ERR_NOMEM, "%zu bytes for logits", logits);
+    if (rc || r->p->logprobs <= 0)
+        return rc;
+    r->host = malloc(logits);
+    return r->host ? 0 : err_set(e, ERR_NOMEM, "%zu bytes for logits", logits);
 }
 
 static void run_free(struct run *r)

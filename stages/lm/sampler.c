@@ -1,10 +1,10 @@
 #include "stages/lm/sampler.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 
+#include "kernels/detmath.h"
+#include "kernels/logit_heap.h"
 #include "pipeline/base/mem.h"
-#include "stages/lm/detmath.h"
 
 /* Philox4x32-10, constants of DEShawResearch/random123@v1.14.0:include/Random123/philox.h. */
 void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
@@ -36,6 +36,11 @@ static uint64_t draw(uint64_t seed, uint64_t a, uint64_t b)
     return (uint64_t)out[1] << 32 | out[0];
 }
 
+double sampler_uniform(uint64_t seed, uint64_t prompt_index, uint64_t step)
+{
+    return (double)(draw(seed, prompt_index, step) >> 11) * 0x1p-53;
+}
+
 void philox_shuffle(uint64_t seed, uint64_t *order, uint64_t n)
 {
     for (uint64_t i = 0; i < n; i++)
@@ -64,80 +69,11 @@ static int64_t best(const float *logits, int64_t V)
     return top;
 }
 
-/* A heap of ids whose root is the most likely one, ties by id. */
-static bool before(const float *logits, int32_t a, int32_t b)
+/* exp(logit - max); NaN weighs nothing. */
+static double weight(const float *logits, int64_t i, int64_t top)
 {
-    return logits[a] > logits[b] || (!(logits[a] < logits[b]) && a < b);
-}
-
-static void sift(const float *logits, int32_t *heap, int64_t n, int64_t i)
-{
-    for (;;) {
-        int64_t child = 2 * i + 1;
-        if (child >= n)
-            return;
-        if (child + 1 < n && before(logits, heap[child + 1], heap[child]))
-            child++;
-        if (!before(logits, heap[child], heap[i]))
-            return;
-        int32_t t = heap[i];
-        heap[i] = heap[child];
-        heap[child] = t;
-        i = child;
-    }
-}
-
-static int32_t *heap_make(const float *logits, int64_t V)
-{
-    int32_t *heap = xmalloc((size_t)V * sizeof *heap);
-    for (int64_t i = 0; i < V; i++)
-        heap[i] = (int32_t)i;
-    for (int64_t i = V / 2 - 1; i >= 0; i--)
-        sift(logits, heap, V, i);
-    return heap;
-}
-
-/* Takes the root off; *n counts down and the id lies at heap[*n]. So the end of the array fills with what was taken, the first at the very
- * end. */
-static int32_t heap_pop(const float *logits, int32_t *heap, int64_t *n)
-{
-    int32_t id = heap[0];
-    heap[0] = heap[--*n];
-    heap[*n] = id;
-    sift(logits, heap, *n, 0);
-    return id;
-}
-
-/* exp((logit - max) / temperature); NaN weighs nothing. */
-static double weight(const float *logits, int64_t i, int64_t top, double temperature)
-{
-    double x = ((double)logits[i] - (double)logits[top]) / temperature;
+    double x = (double)logits[i] - (double)logits[top];
     return i == top ? 1 : x == x ? det_exp(x) : 0;
-}
-
-int32_t sampler_pick(const float *logits, int64_t V, const struct sampler_params *p, uint64_t prompt_index, uint64_t step)
-{
-    int64_t top = best(logits, V), n = V;
-    if (!(p->temperature > 0))
-        return (int32_t)top;
-    double total = 0, mass = 0, at = 0;
-    for (int64_t i = 0; i < V; i++)
-        total += weight(logits, i, top, p->temperature);
-    double want = p->top_p < 1 ? p->top_p * total : total;
-    int32_t *heap = heap_make(logits, V), id;
-    double w;
-    do {
-        w = weight(logits, heap_pop(logits, heap, &n), top, p->temperature);
-        mass += w;
-    } while (n > 0 && mass < want && w > 0);
-    double u = (double)(draw(p->seed, prompt_index, step) >> 11) * 0x1p-53 * mass;
-    int64_t i = V;
-    do { /* u < mass, so the walk ends at the last one taken at the latest */
-        id = heap[--i];
-        at += weight(logits, id, top, p->temperature);
-    } while (i > n && at <= u);
-    free(heap);
-    return id;
 }
 
 double sampler_logprobs(const float *logits, int64_t V, int32_t id, struct sampler_top *top, size_t k)
@@ -145,14 +81,17 @@ double sampler_logprobs(const float *logits, int64_t V, int32_t id, struct sampl
     int64_t first = best(logits, V), n = V;
     double total = 0;
     for (int64_t i = 0; i < V; i++)
-        total += weight(logits, i, first, 1);
+        total += weight(logits, i, first);
     double log_total = det_log(total), max = (double)logits[first];
-    int32_t *heap = k ? heap_make(logits, V) : NULL;
+    int32_t *heap = k ? xmalloc((size_t)V * sizeof *heap) : NULL;
+    for (int64_t i = 0; k && i < V; i++)
+        heap[i] = (int32_t)i;
+    logit_heap(logits, heap, k ? V : 0);
     for (size_t i = 0; i < k; i++) {
         top[i] = (struct sampler_top){-1, 0};
         if (n == 0)
             continue; /* k above V */
-        top[i].id = heap_pop(logits, heap, &n);
+        top[i].id = logit_pop(logits, heap, &n);
         top[i].logprob = (double)logits[top[i].id] - max - log_total;
     }
     free(heap);

@@ -99,6 +99,7 @@ struct bench {
     double *nll, *h;
     int32_t *ids;
     struct kl_row *kl;
+    struct sample_row draws[16];
 };
 
 static void peak_piece(void *arg, size_t i)
@@ -413,6 +414,12 @@ static void kl_run(void *arg)
     b->b->ops->kl(b->b, b->x, b->z, b->M, b->K, b->ids, b->kl, NULL);
 }
 
+static void sample_run(void *arg)
+{
+    struct bench *b = arg;
+    b->b->ops->sample(b->b, b->x, b->M, b->K, b->draws, b->ids, NULL);
+}
+
 static void row_op(struct bench *b, const char *what, void (*fn)(void *), double gigabytes)
 {
     if (strstr(what, only_op))
@@ -446,6 +453,34 @@ static void bench_rows(struct bench *b)
     free(b->kl);
 }
 
+/* Logits as a language model's: normal, and a few that stand out. Held to reading them once. */
+static void bench_sample(struct bench *b, int64_t rows)
+{
+    static const double settings[][2] = {{0, 1}, {0.6, 0.9}, {1, 1}};
+    b->M = rows;
+    b->K = 128256;
+    const size_t n = (size_t)(b->M * b->K);
+    b->x = floats(n);
+    b->z = floats(12 * n);
+    for (size_t i = 0; i < n; i++) {
+        float sum = 0;
+        for (size_t k = 0; k < 12; k++)
+            sum += b->z[12 * i + k];
+        b->x[i] = 2.3f * sum + (i % 3001 == 0 ? 12.0f + 8.0f * b->x[i] : 0.0f);
+    }
+    b->ids = must(calloc((size_t)rows, sizeof *b->ids));
+    for (size_t s = 0; s < sizeof settings / sizeof *settings; s++) {
+        for (int64_t m = 0; m < rows; m++)
+            b->draws[m] = (struct sample_row){settings[s][0], settings[s][1], ((double)m + 0.5) / (double)rows};
+        char what[100];
+        snprintf(what, sizeof what, "sample T=%g top_p=%g M=%lld", settings[s][0], settings[s][1], (long long)rows);
+        row_op(b, what, sample_run, (double)n * 4e-9);
+    }
+    free(b->x);
+    free(b->z);
+    free(b->ids);
+}
+
 static int run(enum isa isa, int threads)
 {
     struct bench b = {.isa = isa, .threads = threads, .pool = pool_create(threads)};
@@ -470,6 +505,8 @@ static int run(enum isa isa, int threads)
     bench_sums(&b);
     if (!slow)
         bench_rows(&b);
+    for (int64_t rows = 1; rows <= (slow ? 1 : 16); rows += 15)
+        bench_sample(&b, rows);
     b.b->destroy(b.b);
     pool_free(b.pool);
     return 0;

@@ -1,6 +1,7 @@
 /* Every op of the device but products, against the CPU backend; attention's independence of how a sequence is cut; memory; what is refused.
  *   check_ops PLUGIN [small] */
 #include "tests/gpu/tap.h"
+#include "tests/kernels/sample_problem.h"
 
 static void memory(struct rig *r)
 {
@@ -524,6 +525,121 @@ static void logits(struct rig *r)
     r->gpu->ops->free(r->gpu, d);
 }
 
+/* sample */
+
+static void sampled(struct rig *r, const float *l, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids)
+{
+    float *d = on_device(r->gpu, l, (size_t)(M * V));
+    MUST(r->gpu->ops->sample(r->gpu, d, M, V, rows, ids, &err));
+    r->gpu->ops->free(r->gpu, d);
+}
+
+/* The ids of the definition wherever no decision hangs on a rounding; all together, a row at a time and in another order the same. */
+static void sample_ids(struct rig *r, int64_t V, int64_t M)
+{
+    uint64_t seed = 7 + (uint64_t)V;
+    float *l = malloc((size_t)(M * V) * sizeof *l), *back = malloc((size_t)(M * V) * sizeof *back);
+    struct sample_row *rows = malloc((size_t)M * sizeof *rows), *back_rows = malloc((size_t)M * sizeof *rows);
+    int32_t *ids = malloc((size_t)M * sizeof *ids), *back_ids = malloc((size_t)M * sizeof *ids), one;
+    int sure = 0, wrong = 0, moved = 0;
+    for (int64_t m = 0; m < M; m++) {
+        int kind = (int)(m % SAMPLE_KINDS);
+        sample_logits(l + m * V, V, kind, &seed);
+        rows[m] = sample_settings(false, &seed);
+        if (kind == 9 && V > 1) { /* draws from the tail, where all of it is one bin */
+            double tail = (double)(V - 1) * exp(-17);
+            rows[m] = (struct sample_row){1, 1, (1 + sample_uniform(&seed) * tail) / (1 + tail)};
+        }
+        memcpy(back + (M - 1 - m) * V, l + m * V, (size_t)V * sizeof *l);
+        back_rows[M - 1 - m] = rows[m];
+    }
+    sampled(r, l, M, V, rows, ids);
+    sampled(r, back, M, V, back_rows, back_ids);
+    for (int64_t m = 0; m < M; m++) {
+        struct sample_answer a = sample_answer(l + m * V, V, &rows[m]);
+        free(a.masses);
+        sure += a.sure;
+        if (a.sure && ids[m] != a.id && wrong++ < 5)
+            printf("# kind %d, temperature %g, top_p %g, u %.17g: %d, not %d\n", (int)(m % SAMPLE_KINDS), rows[m].temperature, rows[m].top_p, rows[m].u, ids[m], a.id);
+        if (m % 8 == 0)
+            sampled(r, l + m * V, 1, V, &rows[m], &one);
+        moved += ids[m] != back_ids[M - 1 - m] || (m % 8 == 0 && one != ids[m]) || ids[m] < 0 || ids[m] >= V;
+    }
+    tap_ok(!wrong && 100 * sure >= (V < 20000 ? 95 : 80) * M, "sample from %d: %d of %d rows are sure, %d of them differ", (int)V, sure, (int)M, wrong);
+    tap_ok(!moved, "sample from %d: alone and elsewhere the same", (int)V);
+    free(l);
+    free(back);
+    free(rows);
+    free(back_rows);
+    free(ids);
+    free(back_ids);
+}
+
+static int32_t answer(const float *l, int64_t V, const struct sample_row *row)
+{
+    struct sample_answer a = sample_answer(l, V, row);
+    free(a.masses);
+    return a.id;
+}
+
+/* Where no rounding is in the way: nothing to choose, shares that are powers of two, equal tokens, no number at all. */
+static void sample_exact(struct rig *r)
+{
+    enum { V = 700, N = 128 };
+    static float l[N * V];
+    struct sample_row rows[N];
+    int32_t ids[N];
+    int wrong = 0;
+    uint64_t seed = 8;
+    for (int m = 0; m < N; m++) { /* with nothing to choose: greedy, and what little or no top_p leaves */
+        sample_logits(l + m * V, V, m % SAMPLE_KINDS, &seed);
+        rows[m] = (struct sample_row){m % 4 ? 0.8 : m % 8 ? 0 : (double)NAN, m % 4 == 1 ? 0 : m % 4 == 2 ? -1 : 1e-9, m % 2 ? 1 - 0x1p-53 : 0.3};
+    }
+    sampled(r, l, N, V, rows, ids);
+    for (int m = 0; m < N; m++) {
+        struct sample_row greedy = {0, 1, 0};
+        wrong += ids[m] != answer(l + m * V, V, &greedy);
+    }
+    tap_ok(!wrong, "greedy, and top_p that leaves one: %d differ", wrong);
+    for (int i = 0; i < V; i++) /* eighteen tokens of one half, one quarter, ... */
+        l[i] = i % 40 ? -INFINITY : (float)(-log(2) * i / 40);
+    for (int m = 0; m < N; m++) {
+        memcpy(l + m * V, l, m ? V * sizeof *l : 0);
+        rows[m] = (struct sample_row){1, 1, (m + 0.5) / N};
+    }
+    sampled(r, l, N, V, rows, ids);
+    wrong = 0;
+    for (int m = 0; m < N; m++)
+        wrong += ids[m] != 40 * (int)floor(-log2(1 - (m + 0.5) / N * (1 - 0x1p-18)));
+    tap_ok(!wrong, "u at %d places: each token as often as its share says, %d differ", N, wrong);
+    static const struct sample_row exact[] = {{1, 0.5, 1 - 0x1p-53}, {1, 0.5 + 0x1p-53, 1 - 0x1p-53}, {1, 0.125, 1 - 0x1p-53}, {1, 1 - 0x1p-53, 1 - 0x1p-53}, {1, 1, 0.5}, {1, 1, 0.5 - 0x1p-54}, {1, 0.5, 0.25}};
+    enum { EXACT = sizeof exact / sizeof *exact };
+    for (int i = 0; i < 8 * EXACT; i++)
+        l[i] = 1;
+    sampled(r, l, EXACT, 8, exact, ids);
+    wrong = 0;
+    for (int m = 0; m < EXACT; m++)
+        wrong += ids[m] != answer(l, 8, &exact[m]);
+    tap_ok(!wrong, "eight equal tokens, top_p and u at the steps between them: %d differ", wrong);
+    for (int i = 0; i < V; i++)
+        l[i] = NAN;
+    sampled(r, l, 1, V, rows, ids);
+    sampled(r, l, 1, V, &(struct sample_row){0, 1, 0}, ids + 1);
+    tap_ok(ids[0] == 0 && ids[1] == 0, "a row of NaN");
+    tap_ok(r->gpu->ops->sample(r->gpu, l, 1, (1 << 21) + 1, rows, ids, &err) == -ERR_UNSUPPORTED &&
+               !strcmp(err.text, "sample: rows of 2097153 logits: the CUDA kernel serves up to 2097152"),
+           "%s", err.text);
+}
+
+static void sample(struct rig *r, bool small)
+{
+    static const int64_t sizes[] = {1, 2, 37, 1024, 1025, 5003, 32003, 128256};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (!small || sizes[i] < 30000)
+            sample_ids(r, sizes[i], 77); /* more than one launch takes */
+    sample_exact(r);
+}
+
 static void count_calls(void *arg, const char *row, uint64_t calls)
 {
     (void)row;
@@ -574,6 +690,7 @@ int main(int argc, char **argv)
     halves_found(&r);
     halves_forgotten(&r);
     logits(&r);
+    sample(&r, argc > 2 && !strcmp(argv[2], "small"));
     refused(&r);
     rig_close(&r);
     return tap_done();

@@ -1,4 +1,4 @@
-/* The bits of class `cpu`: a digest of the results of every op of inference and one of the sums and gradients of calibration, the same on every machine, ISA, number of threads and compiler. When it changes,
+/* The bits of class `cpu`: digests of the results of every op of inference, of the sums and gradients of calibration and of drawn tokens, the same on every machine, ISA, number of threads and compiler. When one changes,
  * results in caches are no longer what the kernels make: raise the revisions of the node kinds that run its ops, and then the constant here. */
 #include "tests/kernels/util.h"
 
@@ -71,6 +71,22 @@ static uint64_t all_ops(struct backend *b)
     return h;
 }
 
+/* sample. */
+static uint64_t draws(struct backend *b)
+{
+    enum { ROWS = 200, V = 3001 };
+    static float l[ROWS * V];
+    struct sample_row rows[ROWS];
+    int32_t ids[ROWS];
+    uint64_t seed = 13;
+    for (int i = 0; i < ROWS * V; i++)
+        l[i] = 9 * rnd_f32(&seed) * rnd_f32(&seed) + (float)(rnd(&seed) % 50 == 0);
+    for (int m = 0; m < ROWS; m++)
+        rows[m] = (struct sample_row){m % 10 * 0.2, 1 - m % 4 * 0.1, (double)(rnd(&seed) >> 11) * 0x1p-53};
+    assert_int_equal(b->ops->sample(b, l, ROWS, V, rows, ids, NULL), 0);
+    return fnv(0xcbf29ce484222325u, ids, sizeof ids);
+}
+
 /* hessian, cross, rmsnorm_back, silu_back, attention_back. */
 static uint64_t calibration_ops(struct backend *b)
 {
@@ -112,6 +128,9 @@ static void golden(void **state)
             h = calibration_ops(r.b);
             if (h != 0xc4e2d1c1dfc36378)
                 fail_msg("%s, %d threads: digest of calibration 0x%llx", isa_name((enum isa)isa), t, (unsigned long long)h);
+            h = draws(r.b);
+            if (h != 0x7efe69269b45b75d)
+                fail_msg("%s, %d threads: digest of draws 0x%llx", isa_name((enum isa)isa), t, (unsigned long long)h);
             rig_free(&r);
         }
 }

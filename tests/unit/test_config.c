@@ -2,9 +2,9 @@
 
 #include <math.h>
 
+#include "kernels/detmath.h"
 #include "stages/lm/arch.h"
 #include "stages/lm/config.h"
-#include "stages/lm/detmath.h"
 
 static struct err err;
 

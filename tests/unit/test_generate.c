@@ -206,6 +206,82 @@ static void test_short_of_memory(void **state)
     lm_close(&lm);
 }
 
+/* A device that counts what comes down from it, keeps the numbers it was given to draw by, and has memory for so many rows of one draw. */
+static int (*whole_download)(struct backend *b, void *to, const void *from, size_t bytes, struct err *e);
+static int (*whole_sample)(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e);
+static size_t downloaded, sampled;
+static double drawn[64];
+static int64_t draws_most;
+
+static int counting_download(struct backend *b, void *to, const void *from, size_t bytes, struct err *e)
+{
+    downloaded += bytes;
+    return whole_download(b, to, from, bytes, e);
+}
+
+static int short_sample(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e)
+{
+    if (M > draws_most) {
+        refusals++;
+        return err_set(e, ERR_NOMEM, "no memory for %d draws", (int)M);
+    }
+    for (int64_t m = 0; m < M; m++) {
+        assert_true(sampled < 64);
+        drawn[sampled++] = rows[m].u;
+    }
+    return whole_sample(b, logits, M, V, rows, ids, e);
+}
+
+/* The same ids with log-probabilities, for which alone logits come to the host, a row a token; without; and where memory for draws runs short. One prompt takes two steps. */
+static void test_downloads(void **state)
+{
+    (void)state;
+    NEED_FILE("manifests/quickstart/model/config.json");
+    enum { N = 5 };
+    struct lm lm;
+    static int32_t prompts[N][MAX_IDS];
+    static const size_t lengths[N] = {300, 4, 400, 1, 9};
+    struct generation g[3][N];
+    lm_open(&lm, quickstart);
+    struct backend_ops ops = *lm.b->ops;
+    const struct backend_ops *whole = lm.b->ops;
+    whole_download = ops.download;
+    whole_sample = ops.sample;
+    ops.download = counting_download;
+    ops.sample = short_sample;
+    lm.b->ops = &ops;
+    for (int round = 0; round < 3; round++) {
+        const struct generate_params p = {
+            .sampling = {0.8, 0.95, 3},
+              .max_tokens = 9, .logprobs = round == 1 ? 1 : 0, .ignore_eos = true
+        };
+        for (size_t i = 0; i < N; i++) {
+            fill(prompts[i], lengths[i], (uint32_t)i);
+            g[round][i] = (struct generation){.prompt = prompts[i], .prompt_count = lengths[i], .index = i};
+        }
+        downloaded = sampled = 0;
+        refusals = 0;
+        draws_most = round == 2 ? 2 : N;
+        OK(generate(lm.d, g[round], N, &p, NULL, NULL, &err));
+        assert_int_equal(sampled, 9 * N);
+        assert_int_equal(downloaded, round == 1 ? 9 * N * (size_t)decoder_config(lm.d)->vocab_size * sizeof(float) : 0);
+        assert_true(round == 2 ? refusals > 0 : refusals == 0);
+        for (size_t i = 0; i < N; i++)
+            for (size_t k = 0; k < 9; k++) {
+                size_t times = 0;
+                assert_int_equal(g[0][i].tokens[k].id, g[round][i].tokens[k].id);
+                for (size_t n = 0; n < sampled; n++)
+                    times += drawn[n] == sampler_uniform(3, i, k);
+                assert_int_equal(times, 1); /* the number of this prompt and step */
+            }
+    }
+    for (size_t i = 0; i < N; i++)
+        for (int round = 0; round < 3; round++)
+            generation_release(&g[round][i]);
+    lm.b->ops = whole;
+    lm_close(&lm);
+}
+
 static int count_tokens(void *arg, size_t prompt, int32_t id)
 {
     int *left = arg;
@@ -269,6 +345,6 @@ static void test_ends(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_batch_independent), cmocka_unit_test(test_short_of_memory),
-                                       cmocka_unit_test(test_ends)};
+                                       cmocka_unit_test(test_downloads), cmocka_unit_test(test_ends)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

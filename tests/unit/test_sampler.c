@@ -2,7 +2,21 @@
 
 #include <math.h>
 
+#include "kernels/backend.h"
+#include "pipeline/base/pool.h"
 #include "stages/lm/sampler.h"
+
+static struct backend *backend;
+
+/* What a generation would take. */
+static int32_t pick(const float *logits, int64_t V, const struct sampler_params *p, uint64_t prompt_index, uint64_t step)
+{
+    const struct sample_row row = {p->temperature, p->top_p, sampler_uniform(p->seed, prompt_index, step)};
+    struct err err;
+    int32_t id = -1;
+    OK(backend->ops->sample(backend, logits, 1, V, &row, &id, &err));
+    return id;
+}
 
 /* Known answers of Random123 (DEShawResearch/random123@v1.14.0:tests/kat_vectors, philox4x32 10). */
 static void test_philox(void **state)
@@ -55,11 +69,11 @@ static void test_greedy(void **state)
     (void)state;
     const struct sampler_params p = {0, 1, 5};
     const float a[] = {1, 3, 2, 3}, b[] = {NAN, -1, -INFINITY, -1};
-    assert_int_equal(sampler_pick(a, 4, &p, 0, 0), 1);
-    assert_int_equal(sampler_pick(b, 4, &p, 0, 0), 1);
+    assert_int_equal(pick(a, 4, &p, 0, 0), 1);
+    assert_int_equal(pick(b, 4, &p, 0, 0), 1);
     const struct sampler_params narrow = {1, 0, 5};
     for (uint64_t s = 0; s < 50; s++)
-        assert_int_equal(sampler_pick(a, 4, &narrow, 0, s), 1);
+        assert_int_equal(pick(a, 4, &narrow, 0, s), 1);
 }
 
 /* Frequencies against softmax(logits / T) cut to top_p. */
@@ -70,7 +84,7 @@ static void frequencies(double temperature, double top_p, const double want[5])
     const struct sampler_params p = {temperature, top_p, 99};
     int count[5] = {0};
     for (uint64_t i = 0; i < TRIALS; i++)
-        count[sampler_pick(logits, 5, &p, i % 7, i / 7)]++;
+        count[pick(logits, 5, &p, i % 7, i / 7)]++;
     for (int i = 0; i < 5; i++) {
         double sigma = sqrt(want[i] * (1 - want[i]) / TRIALS);
         assert_true(fabs(count[i] / (double)TRIALS - want[i]) <= 4 * sigma);
@@ -103,11 +117,11 @@ static void test_draws_apart(void **state)
     const struct sampler_params p = {1, 1, 3}, q = {1, 1, 4};
     int same_step = 0, same_prompt = 0, same_seed = 0;
     for (uint64_t s = 0; s < 200; s++) {
-        int32_t id = sampler_pick(logits, 64, &p, 0, s);
-        assert_int_equal(id, sampler_pick(logits, 64, &p, 0, s));
-        same_step += id == sampler_pick(logits, 64, &p, 0, s + 1);
-        same_prompt += id == sampler_pick(logits, 64, &p, 1, s);
-        same_seed += id == sampler_pick(logits, 64, &q, 0, s);
+        int32_t id = pick(logits, 64, &p, 0, s);
+        assert_int_equal(id, pick(logits, 64, &p, 0, s));
+        same_step += id == pick(logits, 64, &p, 0, s + 1);
+        same_prompt += id == pick(logits, 64, &p, 1, s);
+        same_seed += id == pick(logits, 64, &q, 0, s);
     }
     assert_true(same_step < 20 && same_prompt < 20 && same_seed < 20);
 }
@@ -131,5 +145,12 @@ int main(void)
         cmocka_unit_test(test_philox),      cmocka_unit_test(test_shuffle),     cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_frequencies), cmocka_unit_test(test_draws_apart), cmocka_unit_test(test_logprobs),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    struct pool *pool = pool_create(1);
+    struct err e;
+    if (cpu_backend_create(ISA_AUTO, &(struct parallel){.run = pool_run, .ctx = pool, .threads = 1}, &backend, &e))
+        return 1;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    backend->destroy(backend);
+    pool_free(pool);
+    return failed;
 }

@@ -83,6 +83,26 @@ static inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t s)
         r |= (uint32_t)(both >> 8 * (s >> 4 * i & 7) & 0xff) << 8 * i;
     return r;
 }
+static inline uint32_t atomicAdd(uint32_t *p, uint32_t v)
+{
+    uint32_t was = *p;
+    *p += v;
+    return was;
+}
+static inline uint32_t atomicMin(uint32_t *p, uint32_t v)
+{
+    uint32_t was = *p;
+    *p = v < was ? v : was;
+    return was;
+}
+static inline uint32_t atomicMax(uint32_t *p, uint32_t v)
+{
+    uint32_t was = *p;
+    *p = v > was ? v : was;
+    return was;
+}
+static inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
+static inline int __clzll(long long v) { return v ? __builtin_clzll((unsigned long long)v) : 64; }
 static inline uint32_t atomicOr(uint32_t *p, uint32_t v)
 {
     uint32_t was = *p;

@@ -1,25 +1,8 @@
-#include "stages/lm/detmath.h"
+#include "kernels/detmath.h"
 
-#include <math.h>
-
-/* ln 2 and pi/2 in parts whose products with small integers are exact (Cody and Waite; values of fdlibm, Sun Microsystems 1993). */
-static const double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
-static const double inv_ln2 = 1.44269504088896338700e+00, inv_pio2 = 6.36619772367581382433e-01;
+/* pi/2 in parts, as ln 2. */
+static const double inv_pio2 = 6.36619772367581382433e-01;
 static const double pio2_1 = 1.57079632673412561417e+00, pio2_2 = 6.07710050630396597660e-11, pio2_3 = 2.02226624879595063154e-21;
-
-double det_exp(double x)
-{
-    if (x < -745.2)
-        return 0;
-    if (x > 709.78)
-        return INFINITY;
-    double k = floor(x * inv_ln2 + 0.5), r = (x - k * ln2_hi) - k * ln2_lo;
-    /* Taylor to r^14: |r| <= 0.35, the rest is below 1e-19. */
-    double y = 1;
-    for (int i = 14; i >= 1; i--)
-        y = 1 + y * r / i;
-    return ldexp(y, (int)k);
-}
 
 double det_log(double x)
 {
@@ -33,7 +16,7 @@ double det_log(double x)
     double s = (m - 1) / (m + 1), s2 = s * s, y = 0;
     for (int i = 23; i >= 3; i -= 2)
         y = (y + 1.0 / i) * s2;
-    return k * ln2_hi + (2 * s + (2 * s * y + k * ln2_lo));
+    return k * det_ln2_hi + (2 * s + (2 * s * y + k * det_ln2_lo));
 }
 
 void det_sincos(double x, double *s, double *c)
