@@ -21,7 +21,7 @@ extern "C" {
 #include "kernels/cuda/marlin.h"
 #include "kernels/plugin.h"
 
-enum { PLUGIN_REVISION = 3 };
+enum { PLUGIN_REVISION = 4 };
 
 /* Rows of counters, in the order of reports. */
 enum cuda_row {

@@ -1,4 +1,4 @@
-/* Host side of the kernel: properties of the device, the tensor map of X, arguments, launches. MACHETE_FIXED_ONLY: with the tile of fixed mode alone, and bf16 only, for the
+/* Host side of the kernel: properties of the device, the tensor map of X, arguments, launches. MACHETE_FIXED_ONLY: with the tiles of fixed mode alone, and bf16 only, for the
  * plug-in. */
 #include <cuda.h>
 #include <cuda_runtime.h>
@@ -108,8 +108,9 @@ static int check_call(const struct machete_device *d, const struct machete_call 
                        (const void *)call->weight.scales, (const void *)call->weight.zeros);
     if ((uintptr_t)call->y % (call->y_f32 ? 4 : 2))
         return err_set(e, ERR_SHAPE, "kernel machete: Y at %p is not aligned to its elements", call->y);
-    if (call->halves && (call->M % 2 || c->rows > 32))
-        return err_set(e, ERR_UNSUPPORTED, "kernel machete: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows", (long long)call->M, c->rows);
+    if (call->halves && (call->M % 2 || !machete_exact(c->rows, c->wide)))
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows by %d columns", (long long)call->M,
+                       c->rows, 128 * c->wide);
     if (!kernel_of(c->rows, c->wide, s->bits, call->act == MARLIN_BF16, machete_run(s->unit_shift)))
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: this build has no tile of %d rows by %d columns for %s", c->rows, 128 * c->wide,
                        call->act == MARLIN_BF16 ? "bf16" : "f16");

@@ -38,6 +38,7 @@ struct machete_config {
     int blocks;      /* an SM; 1 or 2 */
     int split;       /* blocks that share the K of a tile, as a cluster: 1..8 */
     int share;       /* blocks that share the X of their tiles, as a cluster: 1 or 2; not together with split */
+    int spans;       /* that K is cut into; 0: split. More than split only where split is 1, in tiles of fixed mode: each block goes through all of them */
 };
 
 /* Where the device's copies of a packed matrix lie. */
