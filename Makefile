@@ -73,10 +73,11 @@ marlin_inst = $(join -DMARLIN_INST_ROWS= -DMARLIN_INST_WN= -DMARLIN_INST_SCALED=
 PLUGIN_HOST := $(wildcard kernels/cuda/*.c) kernels/select.c kernels/tensor.c pipeline/base/err.c
 PLUGIN_CU := $(filter-out %/marlin_inst.cu %/marlin_gather.cu %/machete_inst.cu,$(wildcard kernels/cuda/*.cu))
 PLUGIN_ROWS := $(foreach r,$(filter %:0:1 %:0:2,$(MARLIN_ROWS)),kernels/cuda/marlin_rows$(firstword $(subst :, ,$(r))).cu.o)
-# machete_inst.cu alike (NAME:ROWS:WIDE:SCALED:BLOCKS:SM), for sm_90a and nothing else; the plug-in has the tile of fixed mode.
-MACHETE_ROWS := $(shell sed -n 's/^MACHETE(\([0-9]*\), \([12]\), \([01]\), \([12]\), \([12]\))$$/\1_\2:\1:\2:\3:\4:\5/p' kernels/cuda/machete.def)
+# machete_inst.cu alike (NAME:ROWS:WIDE:SCALED:BLOCKS:SM), for sm_90a and nothing else; the plug-in has the tiles of fixed mode, which are those above #ifndef.
+machete_rows = $(shell sed -n $(1) -e 's/^MACHETE(\([0-9]*\), \([12]\), \([01]\), \([12]\), \([12]\))$$/\1_\2:\1:\2:\3:\4:\5/p' kernels/cuda/machete.def)
+MACHETE_ROWS := $(call machete_rows)
 machete_inst = $(join -DMACHETE_INST_ROWS= -DMACHETE_INST_WIDE= -DMACHETE_INST_SCALED= -DMACHETE_INST_BLOCKS= -DMACHETE_INST_SM=,$(wordlist 2,6,$(subst :, ,$(filter $(1):%,$(MACHETE_ROWS)))))
-PLUGIN_MACHETE := $(O)/kernels/cuda/machete_rows32_1.cu.o
+PLUGIN_MACHETE := $(foreach r,$(call machete_rows,-e '/^.ifndef/q'),$(O)/kernels/cuda/machete_rows$(firstword $(subst :, ,$(r))).cu.o)
 OBJ_PLUGIN := $(PLUGIN_HOST:%.c=$(O)/%.pic.o) $(PLUGIN_CU:%.cu=$(O)/%.cu.o) $(PLUGIN_ROWS:%=$(O)/%) $(PLUGIN_MACHETE)
 
 # The same sources for a device that is this processor (tests/emu), beside a second name of the program.

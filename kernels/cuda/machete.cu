@@ -1,4 +1,4 @@
-/* Host side of the kernel: properties of the device, the tensor map of X, arguments, launches. MACHETE_FIXED_ONLY: with the tile of fixed mode alone, and bf16 only, for the
+/* Host side of the kernel: properties of the device, the tensor map of X, arguments, launches. MACHETE_FIXED_ONLY: with the tiles of fixed mode alone, and bf16 only, for the
  * plug-in. */
 #include <cuda.h>
 #include <cuda_runtime.h>
@@ -104,8 +104,9 @@ static int check_call(const struct machete_device *d, const struct machete_call 
     if ((uintptr_t)call->weight.codes % 16 || (uintptr_t)call->weight.scales % 16 || (uintptr_t)call->weight.zeros % 16)
         return err_set(e, ERR_SHAPE, "kernel machete: codes at %p, scales at %p and zeros at %p are not all aligned to 16 bytes", (const void *)call->weight.codes,
                        (const void *)call->weight.scales, (const void *)call->weight.zeros);
-    if (call->halves && (call->M % 2 || c->rows > 32))
-        return err_set(e, ERR_UNSUPPORTED, "kernel machete: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows", (long long)call->M, c->rows);
+    if (call->halves && (call->M % 2 || !machete_exact(c->rows, c->wide)))
+        return err_set(e, ERR_UNSUPPORTED, "kernel machete: halves of activations need an even M, not %lld, and exact weights, not a tile of %d rows by %d columns", (long long)call->M,
+                       c->rows, 128 * c->wide);
     if (!kernel_of(c->rows, c->wide, s->bits, call->act == MARLIN_BF16, machete_run(s->unit_shift)))
         return err_set(e, ERR_UNSUPPORTED, "kernel machete: this build has no tile of %d rows by %d columns for %s", c->rows, 128 * c->wide,
                        call->act == MARLIN_BF16 ? "bf16" : "f16");

@@ -5,9 +5,14 @@
  *   each call:  machete_choose(...) or a config of your own;  marlin_gather (marlin.h) when shape.permuted (or to convert f32);  machete_launch
  * There is no workspace.
  *
- * Numerics: equal bits for equal (shape, M, config); nothing depends on timing. Rows of one launch do not influence each other. For a row's result to be the same whatever M
- * is, ask machete_choose for MARLIN_FIXED: every launch then takes tiles of 32 rows and cuts K as for one tile. Weights are exact for tiles of 8, 16 and 32 rows; taller ones
- * round (q - zero) * scale to the activations' type.
+ * Numerics: equal bits for equal (shape, M, config); nothing depends on timing. Rows of one launch do not influence each other. Weights are exact for tiles of up to 128 rows by
+ * 128 columns; larger ones round (q - zero) * scale to the activations' type.
+ * For a row's result to be the same whatever M is, ask machete_choose for MARLIN_FIXED, as the plug-in does. How K is cut then follows from N, K and the device alone, as is best
+ * for a few rows; tiles of 32, 64 or 128 rows by how many there are all do the same for an output (machete_kernel.cuh, "Order of additions"; that wgmma does is an assumption,
+ * which the checks on a device test). Many rows are taken by blocks that go through all of K themselves and add it up as cut.
+ * What it costs, counted and not measured: with halves a tile of 128 rows is 64 tokens, so 1024 tokens make every weight a number 16 times (by 32 rows it was 64 times), beside
+ * products that keep the tensor cores busy for about 94 of 100 cycles (machete_choose.c); adding up by spans costs up to 12 of 100 more, most where K is short and N small; and halves are twice
+ * the products.
  * Joined matrices: as marlin.h says.
  * Error bounds, to be enforced by tests/gpu/check_machete.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a
  * row of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (64 rows and more) the weights may cost is taken off.
@@ -39,6 +44,7 @@ struct machete_config {
     int blocks;      /* an SM; 1 or 2 */
     int split;       /* blocks that share the K of a tile, as a cluster: 1..8 */
     int share;       /* blocks that share the X of their tiles, as a cluster: 1 or 2; not together with split */
+    int spans;       /* that K is cut into; 0: split. More than split only where split is 1, in tiles of fixed mode: each block goes through all of them */
 };
 
 /* Where the device's copies of a packed matrix lie. */

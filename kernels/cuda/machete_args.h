@@ -12,7 +12,7 @@ enum {
     MACHETE_THREADS = 128 + MACHETE_CONSUMERS, /* a warpgroup of which one thread copies, two that multiply */
     MACHETE_WARPS = MACHETE_CONSUMERS / 32,    /* that multiply */
     MACHETE_STAGES_MAX = 32,
-    MACHETE_PASS_ROWS = 64,                    /* rows of sums in shared memory at a time */
+    MACHETE_PASS_ROWS = 64,                    /* rows of sums in shared memory at a time; where blocks hold them between spans of K, all */
 };
 
 /* Policies of L2 for copies, as createpolicy makes them; CUTLASS keeps the same constants (cute/arch/copy_sm90_desc.hpp). */
@@ -50,7 +50,7 @@ struct machete_shared {
     int codes, scales, sums, barriers, bytes;
 };
 
-MACHETE_FN struct machete_shared machete_shared_of(int bits, int rows, int wide, int blocks, int unit_shift, int zero_table, int stages)
+MACHETE_FN struct machete_shared machete_shared_of(int bits, int rows, int wide, int blocks, int unit_shift, int zero_table, int holds, int stages)
 {
     struct machete_shared s;
     s.stage_x = blocks * rows * MACHETE_X_ROW_BYTES;
@@ -59,9 +59,15 @@ MACHETE_FN struct machete_shared machete_shared_of(int bits, int rows, int wide,
     s.codes = stages * s.stage_x;
     s.scales = s.codes + stages * s.stage_codes;
     s.sums = s.scales + stages * s.stage_scales;
-    s.barriers = s.sums + (rows < MACHETE_PASS_ROWS ? rows : MACHETE_PASS_ROWS) * machete_sum_stride(wide) * 4;
+    s.barriers = s.sums + (holds || rows < MACHETE_PASS_ROWS ? rows : MACHETE_PASS_ROWS) * machete_sum_stride(wide) * 4;
     s.bytes = s.barriers + (2 * stages + 2) * 8;
     return s;
+}
+
+/* Whether the blocks of a tile can go through several spans of K: of those of fixed mode. Lower ones have no registers for it, taller ones have rounded weights. */
+MACHETE_FN int machete_can_hold(int rows, int wide)
+{
+    return rows >= 32 && rows * wide <= 128;
 }
 
 /* Slices between the ends of units of scales, as instances are told apart: 2, 4, or 8 for more. */

@@ -9,21 +9,25 @@
  * Of two warpgroups, each has one m64 atom of the stripe (WIDE 1), or both atoms of one of two stripes (WIDE 2). While the products of a part of a step run, the codes of the
  * next part are made numbers: two sets of A registers.
  *
- * SCALED 0: numbers are q - zero, exact; once a unit of scales (RUN slices, or a whole step and more) the sums are multiplied by the scales, in f32, into a second set. For
- *           up to 32 rows, cheap and exact.
- * SCALED 1: numbers are (q - zero) * scale, rounded to the activations' type.
+ * SCALED 0: numbers are q - zero, exact; once a unit of scales (RUN slices, or a whole step and more) the sums are multiplied by the scales, in f32, into a second set. While
+ *           one warpgroup does that, the other's products run: nothing makes the two keep step within the stages that have arrived.
+ * SCALED 1: numbers are (q - zero) * scale, rounded to the activations' type: for 256 rows, and 128 by 256 columns, where registers allow one set of sums.
  *
- * At the end of a tile its sums go through shared memory, MACHETE_PASS_ROWS rows at a time, so that rows of Y are written along n; with `split`, each block of the cluster adds
- * up its part of them from the shared memory of all, in the order of blocks. Two more barriers order that, pass by pass (`turn`, over all tiles):
+ * Of several spans of K that a block goes through by itself, it holds the sums in shared memory, each thread its own. At the end of a tile its
+ * sums go through shared memory, MACHETE_PASS_ROWS rows at a time, so that rows of Y are written along n; with `split`, each block of the cluster adds up its part of them from
+ * the shared memory of all, in the order of blocks. Two more barriers order that, pass by pass (`turn`, over all tiles):
  *   ready   an arrival of each multiplying warp of each of the `split` blocks: sums of the turn are written
  *   done    alike: sums of the turn are read, the place may be written again
  * Nobody can be two turns ahead: to arrive at ready of turn t + 1 a warp waits for done of turn t, which takes every warp having passed ready of turn t.
  * Blocks of a cluster leave together, for others arrive at their barriers and read their memory to the end.
  *
- * Order of additions of an output: k16 slices of a unit (of 1024 inputs of it at most), units of a block, blocks, the two halves of X: fixed by (K, unit, split). What machete_ptx.cuh names can be a CPU's:
- * tests/kernels/machete_emu.cc runs this file as it stands. */
+ * Order of additions of an output: k16 slices of a unit (of 1024 inputs of it at most), units of a span, spans, the two halves of X: fixed by (K, unit, spans), whatever ROWS,
+ * for tiles of SCALED 0: their steps are alike. That assumes that what wgmma adds up for one token does not depend on how many tokens it has (N), nor on which of them it is:
+ * check_fixed of tests/gpu/check_class.cuh is what asks a device. What machete_ptx.cuh names can be a CPU's: tests/kernels/machete_emu.cc runs this file as it stands. */
 #ifndef KERNELS_CUDA_MACHETE_KERNEL_CUH
 #define KERNELS_CUDA_MACHETE_KERNEL_CUH
+
+#include <math.h>
 
 #include "kernels/cuda/machete_args.h"
 #include "kernels/cuda/marlin_dequant.h"
@@ -56,21 +60,26 @@ struct block {
     machete_report *report;
 };
 
-/* The walk through the steps of a block: tiles of its cluster, and of each tile its part of K. */
+/* The walk through the steps of a block: tiles of its cluster, of each tile its spans of K. */
 struct walk {
-    int tile;
-    int step, end;      /* of the tile */
+    int tile, span;
+    int step, end;      /* of the span */
     int m, n;           /* row tile; tile of 128 * WIDE outputs */
 };
+
+MACHETE_DEV void walk_span(const machete_args &a, walk *w)
+{
+    w->step = machete_first_step(&a.grid, w->span);
+    w->end = machete_first_step(&a.grid, w->span + 1);
+}
 
 MACHETE_DEV void walk_tile(const machete_args &a, const block &b, walk *w)
 {
     const machete_tile p = machete_tile_at(&a.grid, w->tile);
-    const int part = b.rank - b.base;
     w->m = p.m;
     w->n = p.n * a.grid.share + (a.grid.share > 1 ? b.rank : 0);
-    w->step = machete_first_step(&a.grid, part);
-    w->end = machete_first_step(&a.grid, part + 1);
+    w->span = machete_first_span(&a.grid, b.rank);
+    walk_span(a, w);
 }
 
 MACHETE_DEV walk walk_begin(const machete_args &a, const block &b)
@@ -81,13 +90,22 @@ MACHETE_DEV walk walk_begin(const machete_args &a, const block &b)
     return w;
 }
 
-MACHETE_DEV void walk_next(const machete_args &a, const block &b, walk *w)
+/* Past the end of a span: the next, or the next tile. */
+MACHETE_DEV void walk_on(const machete_args &a, const block &b, walk *w)
 {
-    if (++w->step < w->end)
+    if (++w->span < machete_end_span(&a.grid, b.rank)) {
+        walk_span(a, w);
         return;
+    }
     w->tile += a.grid.clusters;
     if (w->tile < a.grid.tiles)
         walk_tile(a, b, w);
+}
+
+MACHETE_DEV void walk_next(const machete_args &a, const block &b, walk *w)
+{
+    if (++w->step == w->end)
+        walk_on(a, b, w);
 }
 
 /* ---- copying ---- */
@@ -165,7 +183,7 @@ struct consumer {
 enum { ATOM_CODES = MACHETE_CONSUMERS / 2 * 16, ATOM_SCALES = MACHETE_ROW_BYTES / 2 };
 
 /* A step is taken in one part, or two where there are no registers for two sets of a whole step: beside many sums, and where two blocks share an SM. */
-MACHETE_FN constexpr int parts_of(int rows, int wide) { return rows <= 16 || rows * wide >= 256 ? 2 : 1; }
+MACHETE_FN constexpr int parts_of(int rows, int wide) { return rows <= 16 || rows * wide >= 128 ? 2 : 1; }
 
 /* A operand of one part, [atom][k16 slice]. */
 template <int WIDE, int SLICES> struct fragments {
@@ -294,7 +312,7 @@ template <int N> MACHETE_DEV void settle(uint32_t scale, const float (&sum)[N], 
     const float s[2] = {marlin_f16(scale, 0), marlin_f16(scale, 1)};
 #pragma unroll
     for (int i = 0; i < N; i++)
-        total[i] += s[i / 2 % 2] * sum[i];
+        total[i] = fmaf(s[i / 2 % 2], sum[i], total[i]);
 }
 
 template <int WIDE, int N> MACHETE_DEV void settle_all(const uint32_t (&scale)[WIDE], const float (&sum)[WIDE][N], float (&total)[WIDE][N], int *fresh)
@@ -368,7 +386,8 @@ MACHETE_DEV void do_part(const machete_args &a, const block &b, consumer &c, wal
     uint32_t scale[WIDE];
     multiply<BF16, ROWS, WIDE, RUN, SLICES, PART>(b, c, now, sum, total, fresh);
     if constexpr (PART + 1 < PARTS) {
-        load_part<BITS, BF16, WIDE, SCALED, SLICES, BLOCKS, PART + 1>(a, b, c, c.slot, next);
+        if (a.stages > 0) /* always. But what is made behind a branch ptxas leaves before the wait; without one it moved most of it behind */
+            load_part<BITS, BF16, WIDE, SCALED, SLICES, BLOCKS, PART + 1>(a, b, c, c.slot, next);
         load_scales<WIDE, SCALED>(a, b, c, (PART * SLICES + SLICES - 1) / 2, scale);
         wait_products(now, sum);
         if constexpr (!SCALED && (PART + 1) * SLICES % RUN == 0)
@@ -489,26 +508,49 @@ MACHETE_DEV void sums_arrive(const machete_args &a, const block &b, uint64_t *ba
         barrier_arrive_peer(barrier, b.base + lane);
 }
 
+/* Place of sum i, of those of atom `atom` from some row on, in the shared memory that begins with that row. */
+template <int WIDE> MACHETE_DEV int place_of_sum(const consumer &c, int atom, int i)
+{
+    const int t = c.thread % 128;
+    return machete_sum_token(t, i) * machete_sum_stride(WIDE) + c.thread / 128 * 64 * WIDE + atom * 64 + machete_sum_n(t, i);
+}
+
+/* A span of those that a block goes through by itself: adds its sums to those held, from 0 on, as add_up does. The first waits until the tile before has been read. */
+template <int ROWS, int WIDE> MACHETE_DEV void hold_span(const machete_args &a, const block &b, const consumer &c, int span, const float (&total)[WIDE][ROWS / 2])
+{
+    float *sums = (float *)(b.shared + b.at.sums);
+    if (span == 0 && c.turn > 0)
+        barrier_wait(b.barriers + machete_done(a.stages), (c.turn - 1) & 1, b.report);
+#pragma unroll
+    for (int atom = 0; atom < WIDE; atom++)
+#pragma unroll
+        for (int i = 0; i < ROWS / 2; i++) {
+            float *at = sums + place_of_sum<WIDE>(c, atom, i);
+            *at = (span == 0 ? 0.0f : *at) + total[atom][i];
+        }
+}
+
+/* total: of the tile, unless it is held. */
 template <int BF16, int ROWS, int WIDE> MACHETE_DEV void finish_tile(const machete_args &a, const block &b, consumer &c, const walk &w, const float (&total)[WIDE][ROWS / 2])
 {
     constexpr int PASS = ROWS < MACHETE_PASS_ROWS ? ROWS : MACHETE_PASS_ROWS;
+    const int held = machete_can_hold(ROWS, WIDE) && machete_holds(&a.grid);
     float *sums = (float *)(b.shared + b.at.sums);
     uint64_t *ready = b.barriers + machete_ready(a.stages), *done = b.barriers + machete_done(a.stages);
-    const int t = c.thread % 128, n0 = c.thread / 128 * 64 * WIDE;
     walk at = w;
     walk_tile(a, b, &at); /* its place, which took no registers so far */
 #pragma unroll 1
-    for (int pass = 0; pass < ROWS / PASS; pass++, c.turn++) {
+    for (int pass = 0; pass < ROWS / PASS; pass++, c.turn++, sums += held * PASS * machete_sum_stride(WIDE)) {
         if (c.turn > 0)
             barrier_wait(done, (c.turn - 1) & 1, b.report);
 #pragma unroll
         for (int p = 0; p < ROWS / PASS; p++) /* registers have no run-time index */
-            if (p == pass)
+            if (p == pass && !held)
 #pragma unroll
                 for (int atom = 0; atom < WIDE; atom++)
 #pragma unroll
                     for (int i = 0; i < PASS / 2; i++)
-                        sums[machete_sum_token(t, i) * machete_sum_stride(WIDE) + n0 + atom * 64 + machete_sum_n(t, i)] = total[atom][p * (PASS / 2) + i];
+                        sums[place_of_sum<WIDE>(c, atom, i)] = total[atom][p * (PASS / 2) + i];
         sums_arrive(a, b, ready, false);
         if (a.grid.split == 1)
             barrier_wait(ready, c.turn & 1, b.report);
@@ -518,6 +560,16 @@ template <int BF16, int ROWS, int WIDE> MACHETE_DEV void finish_tile(const mache
         put_pass<BF16, WIDE>(a, b, c, sums, row0, at.n * WIDE * MACHETE_N, left < 0 ? 0 : left < PASS ? left : PASS);
         sums_arrive(a, b, done, true);
     }
+}
+
+/* At the end of a span: holds its sums, or ends the tile with them, or both; then on to the next. */
+template <int BF16, int ROWS, int WIDE> MACHETE_DEV void finish_span(const machete_args &a, const block &b, consumer &c, walk &w, const float (&total)[WIDE][ROWS / 2])
+{
+    if (machete_can_hold(ROWS, WIDE) && machete_holds(&a.grid))
+        hold_span<ROWS, WIDE>(a, b, c, w.span, total);
+    if (!machete_can_hold(ROWS, WIDE) || w.span + 1 == machete_end_span(&a.grid, b.rank))
+        finish_tile<BF16, ROWS, WIDE>(a, b, c, w, total);
+    walk_on(a, b, &w);
 }
 
 /* A thread that multiplies. */
@@ -554,13 +606,7 @@ template <int BITS, int BF16, int ROWS, int WIDE, int SCALED, int RUN, int BLOCK
             if (w.step == w.end)
                 break;
         }
-        if constexpr (SCALED)
-            finish_tile<BF16, ROWS, WIDE>(a, b, c, w, sum);
-        else
-            finish_tile<BF16, ROWS, WIDE>(a, b, c, w, total);
-        w.tile += a.grid.clusters;
-        if (w.tile < a.grid.tiles)
-            walk_tile(a, b, &w);
+        finish_span<BF16, ROWS, WIDE>(a, b, c, w, SCALED ? sum : total);
     }
 }
 
@@ -584,7 +630,7 @@ MACHETE_KERNEL(MACHETE_THREADS, SM_BLOCKS) machete_kernel(const __grid_constant_
     const int size = a.grid.split * a.grid.share;
     block b;
     b.shared = shared_memory();
-    b.at = machete_shared_of(BITS, ROWS, WIDE, BLOCKS, a.unit_shift, a.zeros != 0, a.stages);
+    b.at = machete_shared_of(BITS, ROWS, WIDE, BLOCKS, a.unit_shift, a.zeros != 0, machete_holds(&a.grid), a.stages);
     b.barriers = (uint64_t *)(b.shared + b.at.barriers);
     b.cluster = block_id() / size;
     b.rank = block_id() - b.cluster * size;

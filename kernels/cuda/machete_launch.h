@@ -11,6 +11,8 @@ extern "C" {
 
 /* Blocks of 64 inputs in a step of a tile; 0: there is no such tile. */
 int machete_step_blocks(int rows, int wide);
+/* Whether the weights of a tile are exact: halves, and fixed mode, take no others. */
+bool machete_exact(int rows, int wide);
 struct machete_grid machete_make_grid(const struct machete_device *d, const struct machete_shape *s, int64_t M, const struct machete_config *c);
 /* All of it but X, which the kernel gets as a tensor map. */
 void machete_fill_args(const struct machete_device *d, const struct machete_call *call, const struct machete_config *c, struct machete_args *a);

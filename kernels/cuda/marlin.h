@@ -9,9 +9,10 @@
  * 16 and 32 rows; 48 and 64 round (q - zero) * scale to the activations' type.
  * For a row's result to be the same whatever M is, ask marlin_choose for MARLIN_FIXED, as the plug-in does. Columns of a tile and the parts of K then follow from N, K and
  * the device alone, as is best for a few rows; rows are cut into slabs of 8, 16 or 32, which all compute an output by the same instructions on the same operands in the
- * same order. What it costs: codes are read (from L2 mostly) once for every slab, so at most 32 rows share a read where tiles of 64 would; and every slab adds up its own
- * parts of K, which one block could have walked alone. With halves a slab is 4, 8 or 16 tokens. Neither cost has been measured: predicted, it is nothing for a slab or
- * two and a factor of 2 to 3 for hundreds of rows on matrices below 30 MB.
+ * same order. What it costs: codes are read (from L2 mostly) and made numbers once for every slab, so at most 32 rows share that where tiles of 64 would, which no registers are
+ * left for (marlin.def); and every slab adds up its own parts of K, which one block could have walked alone. With halves a slab is 4, 8 or 16 tokens, 1024 tokens are 64 slabs.
+ * None of it has been measured. Predicted: mma.sync alone keeps a slab of 32 rows busy for more than twice as long as codes and sums do, so that the numbers made anew cost
+ * little; the beginnings and ends of slabs cost nothing for a slab or two and a factor of up to 2 for hundreds of rows on matrices below 30 MB.
  * A joined matrix (marlin_part.h) is one matrix of all its parts' outputs, and its bits are that matrix's: they depend on the N of the whole. What it costs: two comparisons of a
  * column and indexed reads of the arguments for each store; what it saves is a launch a part, and the blocks that a small part (1024 outputs on 132 SMs) leaves idle.
  * Error bounds, enforced by tests/gpu/check_marlin.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a row

@@ -1,4 +1,5 @@
-/* `kernel: machete` in the plug-in, on compute capability 9.0: as weight_marlin.c, in Machete's order. Always MARLIN_FIXED: tiles of 32 rows, 16 tokens. */
+/* `kernel: machete` in the plug-in, on compute capability 9.0: as weight_marlin.c, in Machete's order. Always MARLIN_FIXED: tiles of 16, 32 or 64
+ * tokens, two rows each (machete.h has what that costs). */
 #include "kernels/cuda/cuda_state.h"
 
 static int machete_tables(const struct weight *w, const struct qwords *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)

@@ -1,8 +1,9 @@
 /* Speed of the Marlin and Machete kernels on a device: CUDA graphs of launches that go round copies of the weights, so that none is found in L2. Beside each time: the share of
  * the card's own copy bandwidth (a large device-to-device copy, bytes read and written) for the bytes that have to move, the share of its matrix peak (8192^3 f16 product of
  * cuBLAS), and the time of cuBLAS f16 for the same shape. cuBLAS is opened where it is found; without it those columns are empty. Machete runs on 9.0 only.
- *   bench_class [--class marlin|machete] [--json FILE] [--cublas LIBRARY] [--tune] [--act bf16] [--bits 8] [--M N] [--short] [--fixed]
- * --tune: for each shape and M the best configs of all that fit, instead of the table. --fixed: those whose bits do not depend on M. */
+ *   bench_class [--class marlin|machete] [--json FILE] [--cublas LIBRARY] [--tune] [--act bf16] [--bits 8] [--M N] [--short] [--fixed] [--halves]
+ * --tune: for each shape and M the best configs of all that fit, instead of the table. --fixed: those whose bits do not depend on M. --halves: as the plug-in runs them, fixed,
+ * each of M tokens in two rows of X whose results are added up, Y in f32; M, the bytes that have to move and the work are still counted for tokens. */
 #include <dlfcn.h>
 #include <glob.h>
 
@@ -21,6 +22,8 @@ static size_t l2_bytes;
 static double copy_bandwidth, matrix_peak; /* bytes/s, FLOP/s; 0: not measured */
 static FILE *json;
 static enum marlin_act act = MARLIN_F16;
+static enum marlin_mode mode = MARLIN_FAST;
+static bool halves;
 static cudaStream_t stream;
 static int replays = REPLAYS_MAX;
 static double graph_s = 1.5e-3; /* about how long a graph of launches runs */
@@ -219,7 +222,7 @@ struct config {
     struct machete_config machete;
 };
 
-/* Codes and scales drawn at random are a packed matrix of either class. */
+/* Codes and scales drawn at random are a packed matrix of either class. M: tokens. */
 struct bench {
     struct marlin_shape marlin;
     struct machete_shape machete;
@@ -230,10 +233,16 @@ struct bench {
     int copies;
     struct config config;
     bool pdl;
-    uint16_t *x, *y;
-    void *workspace;
+    uint16_t *x;
+    void *y, *workspace;
     size_t code_bytes, scale_bytes, workspace_bytes;
 };
+
+/* Rows of X for M tokens. */
+static int64_t x_rows(int64_t M)
+{
+    return halves ? 2 * M : M;
+}
 
 static int launch_marlin(const struct bench *b, int i, struct err *e)
 {
@@ -244,7 +253,9 @@ static int launch_marlin(const struct bench *b, int i, struct err *e)
     c.act = act;
     c.x = b->x;
     c.ldx = b->K;
-    c.M = b->M;
+    c.M = x_rows(b->M);
+    c.halves = halves;
+    c.y_f32 = halves;
     c.y = b->y;
     c.ldy = b->N;
     c.workspace = b->workspace;
@@ -262,7 +273,9 @@ static int launch_machete(const struct bench *b, int i, struct err *e)
     c.act = act;
     c.x = b->x;
     c.ldx = b->K;
-    c.M = b->M;
+    c.M = x_rows(b->M);
+    c.halves = halves;
+    c.y_f32 = halves;
     c.y = b->y;
     c.ldy = b->N;
     c.pdl = b->pdl;
@@ -320,9 +333,9 @@ static void bench_open(struct bench *b, int64_t N, int64_t K, int bits)
         b->codes[i] = codes;
         b->scales[i] = scales;
     }
-    b->x = (uint16_t *)device_alloc((size_t)(MAX_M * K) * 2);
-    b->y = (uint16_t *)device_alloc((size_t)(MAX_M * N) * 2);
-    fill_values(b->x, (size_t)(MAX_M * K), 5);
+    b->x = (uint16_t *)device_alloc((size_t)(x_rows(MAX_M) * K) * 2);
+    b->y = device_alloc((size_t)(x_rows(MAX_M) * N) * 2);
+    fill_values(b->x, (size_t)(x_rows(MAX_M) * K), 5);
     b->workspace_bytes = (size_t)256 << 20;
     b->workspace = device_alloc(b->workspace_bytes);
     CUDA(cudaMemset(b->workspace, 0, b->workspace_bytes));
@@ -349,10 +362,10 @@ static int launches_for(const struct bench *b)
     return (n + b->copies - 1) / b->copies * b->copies > 400 ? 400 : (n + b->copies - 1) / b->copies * b->copies;
 }
 
-/* Bytes that have to move: codes, scales, X, Y. */
+/* Bytes that have to move: codes, scales, X, Y. (Two halves of X are as many as f32, which Y then is.) */
 static double moved(const struct bench *b)
 {
-    return (double)(b->code_bytes + b->scale_bytes) + 2.0 * (double)b->M * (double)(b->K + b->N);
+    return (double)(b->code_bytes + b->scale_bytes) + 2.0 * (double)x_rows(b->M) * (double)(b->K + b->N);
 }
 
 static double time_dense(const struct bench *b, const struct dense *from)
@@ -377,9 +390,9 @@ static void report(const struct bench *b, double plain, double pdl, double dense
            100 * moved(b) / best / copy_bandwidth, matrix_peak > 0 ? 100 * flop / best / matrix_peak : 0.0, dense / plain, text);
     if (json)
         fprintf(json,
-                "{\"class\":\"%s\",\"K\":%lld,\"N\":%lld,\"bits\":%d,\"act\":\"%s\",\"weight_bytes\":%zu,\"M\":%lld,\"us\":%.3f,\"pdl_us\":%.3f,\"cublas_us\":%.3f,"
+                "{\"class\":\"%s\",\"form\":\"%s\",\"K\":%lld,\"N\":%lld,\"bits\":%d,\"act\":\"%s\",\"weight_bytes\":%zu,\"M\":%lld,\"us\":%.3f,\"pdl_us\":%.3f,\"cublas_us\":%.3f,"
                 "\"copy_share\":%.4f,\"pdl_copy_share\":%.4f,\"peak_share\":%.4f,\"speedup\":%.3f,\"config\":\"%s\"}\n",
-                name, (long long)b->K, (long long)b->N, b->bits, act == MARLIN_BF16 ? "bf16" : "f16", b->code_bytes + b->scale_bytes, (long long)b->M, plain * 1e6, pdl * 1e6,
+                name, halves ? "product" : mode == MARLIN_FIXED ? "fixed" : "fast", (long long)b->K, (long long)b->N, b->bits, act == MARLIN_BF16 ? "bf16" : "f16", b->code_bytes + b->scale_bytes, (long long)b->M, plain * 1e6, pdl * 1e6,
                 dense * 1e6, moved(b) / plain / copy_bandwidth, pdl > 0 ? moved(b) / pdl / copy_bandwidth : 0.0, matrix_peak > 0 ? flop / best / matrix_peak : 0.0, dense / plain,
                 text);
     fflush(stdout);
@@ -397,16 +410,14 @@ static double time_config(struct bench *b, bool pdl)
     return t;
 }
 
-static enum marlin_mode mode = MARLIN_FAST;
-
 static void bench_row(struct bench *b, enum class_of kind, int64_t M, double dense)
 {
     b->M = M;
     b->config.kind = kind;
     if (kind == MARLIN_CLASS)
-        marlin_choose(&dev, &b->marlin, M, mode, &b->config.marlin);
+        marlin_choose(&dev, &b->marlin, x_rows(M), mode, &b->config.marlin);
     else
-        machete_choose(&hopper, &b->machete, M, mode, &b->config.machete);
+        machete_choose(&hopper, &b->machete, x_rows(M), mode, &b->config.machete);
     double plain = time_config(b, false), pdl = dev.capability >= 90 ? time_config(b, true) : 0;
     report(b, plain, pdl, dense);
 }
@@ -508,7 +519,7 @@ static void bench_shape(int64_t N, int64_t K, int bits, bool tune, int64_t only,
     const size_t n = tune ? sizeof tuned / sizeof *tuned : brief ? sizeof few / sizeof *few : sizeof Ms / sizeof *Ms;
     struct bench b;
     bench_open(&b, N, K, bits);
-    struct dense d = {NULL, b.x, b.y, 0, N, K, 1};
+    struct dense d = {NULL, b.x, (uint16_t *)b.y, 0, N, K, 1};
     if (gemm_ex && !tune) {
         size_t each = (size_t)(N * K) * 2;
         d.copies = (int)(2 * l2_bytes / each) + 2;
@@ -532,6 +543,13 @@ static void bench_shape(int64_t N, int64_t K, int bits, bool tune, int64_t only,
     bench_close(&b);
 }
 
+static int usage(void)
+{
+    fprintf(stderr, "usage: bench_class [--class marlin|machete] [--json FILE] [--cublas LIBRARY] [--short] [--tune | --fixed | --halves] [--act f16|bf16] [--bits 4|8] [--M N] "
+                    "[--shapes N]\n");
+    return 64;
+}
+
 int main(int argc, char **argv)
 {
     static const int64_t shapes[][2] = {{4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}, {8192, 8192}, {10240, 8192}, {57344, 8192}, {8192, 28672}};
@@ -547,6 +565,8 @@ int main(int argc, char **argv)
             brief = true;
         else if (strcmp(argv[i], "--fixed") == 0)
             mode = MARLIN_FIXED;
+        else if (strcmp(argv[i], "--halves") == 0)
+            halves = true, mode = MARLIN_FIXED;
         else if (strcmp(argv[i], "--json") == 0 && (json = fopen(value, "w")))
             i++;
         else if (strcmp(argv[i], "--cublas") == 0)
@@ -562,10 +582,11 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--shapes") == 0)
             count = (int)strtol(value, NULL, 10), i++;
         else {
-            fprintf(stderr, "usage: bench_class [--class marlin|machete] [--json FILE] [--cublas LIBRARY] [--tune] [--short] [--fixed] [--act f16|bf16] [--bits 4|8] [--M N] [--shapes N]\n");
-            return 64;
+            return usage();
         }
     }
+    if (tune && halves)
+        return usage();
     need_device();
     struct err e;
     struct cudaDeviceProp prop;

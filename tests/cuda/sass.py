@@ -1,7 +1,8 @@
 """Instructions of each kernel in a cubin, without a disassembler: python3 sass.py CUBIN NAME=LEAST... prints one line a kernel and fails when a count is under LEAST
 (over, for NAME<MOST; another, for NAME==COUNT). An instruction is 16 bytes, the low 12 bits of its first word the opcode (sm_80 to sm_120: kernels of one source with and without each
 instruction were compared). Names: HMMA LDSM LDGSTS LDL STL;
-of sm_90a HGMMA (wgmma), UTMALDG (tensor copy), UBLKCP (bulk copy), USETMAXREG, MEMBAR (fence)."""
+of sm_90a HGMMA (wgmma), UTMALDG (tensor copy), UBLKCP (bulk copy), USETMAXREG, MEMBAR (fence). LATE is not one: the most 16-bit arithmetic that follows a wait for wgmma before
+the next wgmma or branch: what could have been done while products ran."""
 import re
 import struct
 import sys
@@ -21,12 +22,25 @@ def sections(elf):
         yield elf[strings + name:end].decode(), b"" if kind == 8 else elf[at:at + length]
 
 
+BRA, WARPGROUP, WAITS = 0x947, 0x9C5, 1 << 47  # WARPGROUP with the bit: DEPBAR, without: ARRIVE
+HALF = {0x30, 0x31, 0x32}  # HADD2, HFMA2, HMUL2 by their low 9 bits: above is where operands come from
+
+
 def counts(code):
-    found = dict.fromkeys(OPCODES, 0)
+    found = dict.fromkeys([*OPCODES, "LATE"], 0)
+    late = None
     for at in range(0, len(code) - 15, 16):
-        opcode = struct.unpack_from("<Q", code, at)[0] & 0xFFF
+        word = struct.unpack_from("<Q", code, at)[0]
+        opcode = word & 0xFFF
         for name, values in OPCODES.items():
             found[name] += opcode in values
+        if opcode == WARPGROUP and word & WAITS:
+            late = 0
+        elif opcode == BRA or opcode in OPCODES["HGMMA"]:
+            late = None
+        elif late is not None and opcode & 0x1FF in HALF:
+            late += 1
+            found["LATE"] = max(found["LATE"], late)
     return found
 
 

@@ -342,19 +342,19 @@ static void keep_worst(double *most, double v)
 }
 
 /* What a rounded weight is off by at most, relative: one rounding of 11 bits, or (bf16) of the scale and of the product to 8. */
-static double weight_rounding(enum marlin_act act, int rows)
+static double weight_rounding(enum marlin_act act, bool exact)
 {
-    return rows <= 32 ? 0 : act == MARLIN_BF16 ? 0x1.01p-7 : 0x1p-11;
+    return exact ? 0 : act == MARLIN_BF16 ? 0x1.01p-7 : 0x1p-11;
 }
 
 static int64_t first_bad; /* row of the last comparison whose error is no number, or is the worst */
 
 /* The worst row's errors; infinity when something is wrong with the bytes around. */
-static struct errors worst(const struct problem *p, const struct output *o, int64_t M, int rows, bool y_f32, bool bias, float start)
+static struct errors worst(const struct problem *p, const struct output *o, int64_t M, bool exact, bool y_f32, bool bias, float start)
 {
     static struct errors errors[X_ROWS];
     struct errors *error = (struct errors *)device_alloc((size_t)M * sizeof *error), most = {0, 0};
-    struct compare c = {o->y, p->ref, p->sizes, bias ? p->bias : NULL, start, o->ldy, (int)p->N, y_f32, p->act == MARLIN_BF16, weight_rounding(p->act, rows), error};
+    struct compare c = {o->y, p->ref, p->sizes, bias ? p->bias : NULL, start, o->ldy, (int)p->N, y_f32, p->act == MARLIN_BF16, weight_rounding(p->act, exact), error};
     compare_kernel<<<(unsigned)M, 256>>>(c);
     CUDA(cudaGetLastError());
     CUDA(cudaMemcpy(errors, error, (size_t)M * sizeof *error, cudaMemcpyDeviceToHost));
@@ -371,23 +371,23 @@ static struct errors worst(const struct problem *p, const struct output *o, int6
     return most;
 }
 
-/* Sums in f32 stay far under the roundings of weights (tiles of more than 32 rows) and of Y; Marlin's bf16 takes codes as 128 + q, which costs four bits of the sums. Raw errors never pass what
+/* Sums in f32 stay far under the roundings of weights (in tiles that round them) and of Y; Marlin's bf16 takes codes as 128 + q, which costs four bits of the sums. Raw errors never pass what
  * marlin.h and machete.h promise. */
 static double sum_bound(enum marlin_act act)
 {
     return act == MARLIN_BF16 ? 5e-4 : 5e-5;
 }
 
-static double raw_bound(enum marlin_act act, int rows, bool y_f32)
+static double raw_bound(enum marlin_act act, bool exact, bool y_f32)
 {
-    return rows <= 32 && y_f32 ? sum_bound(act) : act == MARLIN_BF16 ? 1e-2 : 2e-3;
+    return exact && y_f32 ? sum_bound(act) : act == MARLIN_BF16 ? 1e-2 : 2e-3;
 }
 
 enum { FEW_COLUMNS = 64 };
 
-static bool within(const struct problem *p, struct errors e, int rows, bool y_f32)
+static bool within(const struct problem *p, struct errors e, bool exact, bool y_f32)
 {
-    return e.excess <= sum_bound(p->act) && (e.raw <= raw_bound(p->act, rows, y_f32) || (p->N < FEW_COLUMNS && e.raw <= (double)FLT_MAX));
+    return e.excess <= sum_bound(p->act) && (e.raw <= raw_bound(p->act, exact, y_f32) || (p->N < FEW_COLUMNS && e.raw <= (double)FLT_MAX));
 }
 
 /* The first of what is wrong, by name. */
@@ -405,8 +405,8 @@ static struct errors run(const struct problem *p, int64_t M, const struct config
     call.bias = aligned ? p->bias : NULL;
     launch(p, c, &call, NULL);
     finish();
-    struct errors error = worst(p, &o, M, class_rows(c), y_f32, aligned, 0.0f);
-    if (!within(p, error, class_rows(c), y_f32))
+    struct errors error = worst(p, &o, M, class_exact(c), y_f32, aligned, 0.0f);
+    if (!within(p, error, class_exact(c), y_f32))
         complain(error);
     CUDA(cudaFree(o.all));
     return error;
@@ -421,15 +421,15 @@ static void check_rows(const struct problem *p, const int *Ms, int count, const 
     int bad = -1;
     for (int i = 0; i < count; i++)
         for (int mode = MARLIN_FAST; mode <= MARLIN_FIXED; mode++) {
-            if (Ms[i] > p->max_rows || (mode == MARLIN_FIXED && Ms[i] != 1 && Ms[i] != 33 && Ms[i] != 1024))
+            if (Ms[i] > p->max_rows || (mode == MARLIN_FIXED && Ms[i] != 1 && Ms[i] != 33 && Ms[i] != 257 && Ms[i] != 1024))
                 continue;
             const struct config c = class_choose(&p->packed, Ms[i], (enum marlin_mode)mode);
             for (int v = 0; v < (mode == MARLIN_FAST ? 4 : 2); v++) {
                 const bool f32 = v & 1;
                 struct errors error = run(p, Ms[i], &c, f32, v & 2);
-                if (!within(p, error, class_rows(&c), f32) && bad < 0)
+                if (!within(p, error, class_exact(&c), f32) && bad < 0)
                     bad = Ms[i];
-                keep_worst(f32 && class_rows(&c) <= 32 ? &most_exact : &most, error.raw);
+                keep_worst(f32 && class_exact(&c) ? &most_exact : &most, error.raw);
                 keep_worst(&most_excess, error.excess);
             }
         }
@@ -520,8 +520,8 @@ static void check_epilogue(const struct problem *p)
             const struct config c = class_choose(&p->packed, M, MARLIN_FAST);
             launch(p, &c, &call, NULL);
             finish();
-            struct errors error = worst(p, &o, M, class_rows(&c), f32, true, 2.0f);
-            good = good && within(p, error, class_rows(&c), f32);
+            struct errors error = worst(p, &o, M, class_exact(&c), f32, true, 2.0f);
+            good = good && within(p, error, class_exact(&c), f32);
             keep_worst(&most, error.raw);
             CUDA(cudaFree(o.all));
         }
@@ -545,8 +545,8 @@ static void check_configs(const struct problem *p, bool small, bool crowd)
         for (int t = 0; t < (call.pdl ? 3 : 1); t++)
             launch(p, &c->config, &call, NULL);
         finish();
-        struct errors error = worst(p, &o, c->M, class_rows(&c->config), true, false, 0.0f);
-        if (!within(p, error, class_rows(&c->config), true)) {
+        struct errors error = worst(p, &o, c->M, class_exact(&c->config), true, false, 0.0f);
+        if (!within(p, error, class_exact(&c->config), true)) {
             complain(error);
             bad++;
         }
@@ -596,40 +596,52 @@ static void check_repeats(const struct problem *p, int times)
     tap(bad == 0, "%d repeats for each of 5 M on 3 streams, N=%lld K=%lld %d bits %s: %llu bytes differ", times, (long long)p->N, (long long)p->K, p->bits, act_name(p->act), bad);
 }
 
-/* In fixed mode the rows of one launch of many are those of launches of one, whatever M the tile was chosen for. Whether a tile of 8 rows with the same division of K gives the
- * same bits is said, not required. */
-static void check_fixed(const struct problem *p)
+/* In fixed mode a row's bits are those of the row alone, whatever M, its place and the config: here every config that fixed mode could take, each tile with all that leave the
+ * order as it is, for many rows and for single ones, each launch free to overlap the one before. halves: rows of Y of two of X. */
+static void check_fixed(const struct problem *p, bool halves)
 {
-    const int M = p->max_rows < 257 ? p->max_rows : 257;
-    static const int64_t tall[] = {8, 16, 32};
-    struct output all = output_new(p, M, true), one = output_new(p, 1, true);
-    unsigned long long bad = 0, smaller = 0;
-    for (int t = 0; t < 3; t++) {
-        const struct config c = class_choose(&p->packed, tall[t], MARLIN_FIXED), c8 = class_smaller(&c);
-        struct class_call call = call_of(p, M, &all, true);
-        launch(p, &c, &call, NULL);
-        for (int m = 0; m < M; m += m < 36 ? 1 : 47) {
-            const struct config alone = class_choose(&p->packed, tall[m % 3], MARLIN_FIXED);
-            call = call_of(p, 1, &one, true);
-            call.x = p->x + m * p->ldx;
-            launch(p, &alone, &call, NULL);
-            bad += different((float *)all.y + m * all.ldy, one.y, (size_t)p->N * 4);
-            launch(p, &c8, &call, NULL);
-            smaller += different((float *)all.y + m * all.ldy, one.y, (size_t)p->N * 4);
+    const int each = halves ? 2 : 1, M = (p->max_rows < 257 ? p->max_rows : 257) / each;
+    static struct config list[CASES_MAX];
+    const int n = class_fixed(&p->packed, list);
+    const struct config one = class_choose(&p->packed, each, MARLIN_FIXED);
+    struct output want = output_new(p, M, true), got = output_new(p, M, true);
+    unsigned long long bad = 0;
+    char first[128] = "";
+    for (int i = -1; i < n; i++) { /* -1: what the others are held against */
+        struct output *o = i < 0 ? &want : &got;
+        CUDA(cudaMemset(got.y, 0xff, got.bytes));
+        for (int m = 0; m < M; m += i < 0 ? 1 : M) {
+            struct class_call call = call_of(p, i < 0 ? each : each * M, o, true);
+            call.x = p->x + each * m * p->ldx;
+            call.y = (float *)o->y + m * o->ldy;
+            call.halves = halves;
+            call.pdl = true;
+            launch(p, i < 0 ? &one : &list[i], &call, NULL);
         }
+        finish();
+        unsigned long long here = i < 0 ? 0 : different(want.y, got.y, want.bytes);
+        for (int m = 1; i >= 0 && m < M; m += 31) {
+            struct class_call call = call_of(p, each, &got, true);
+            call.x = p->x + each * m * p->ldx;
+            call.halves = halves;
+            call.pdl = true;
+            launch(p, &list[i], &call, NULL);
+            finish();
+            here += different((float *)want.y + m * want.ldy, got.y, (size_t)p->N * 4);
+        }
+        if (here && !bad)
+            class_text(&list[i], first, sizeof first);
+        bad += here;
     }
-    tap(bad == 0, "fixed mode: rows of M=%d equal rows alone, tiles for 8, 16, 32 rows, N=%lld K=%lld %s: %llu bytes differ", M, (long long)p->N, (long long)p->K,
-        act_name(p->act), bad);
-    printf("# a tile of 8 rows against each of them: %llu bytes differ\n", smaller);
-    CUDA(cudaFree(all.all));
-    CUDA(cudaFree(one.all));
+    tap(bad == 0 && n > 0 && guards_hold(&got, p, M, true), "fixed mode%s: rows of M=%d and alone, by %d configs, are those that M=1 takes, N=%lld K=%lld %d bits %s: %llu bytes differ%s%s",
+        halves ? ", halves" : "", M, n, (long long)p->N, (long long)p->K, p->bits, act_name(p->act), bad, bad ? ", first with " : "", first);
+    CUDA(cudaFree(want.all));
+    CUDA(cudaFree(got.all));
 }
 
 /* With halves row m of y is the sum of rows 2m and 2m + 1 without, to the bit. */
 static void check_halves(const struct problem *p)
 {
-    if (!CLASS_HALVES)
-        return;
     const int64_t M = (p->max_rows < 70 ? p->max_rows : 70) / 2 * 2;
     struct output plain = output_new(p, M, true), joined = output_new(p, M / 2, true);
     float *a = (float *)malloc((size_t)(M * plain.ldy) * 4), *b = (float *)malloc((size_t)(M / 2 * joined.ldy) * 4);
@@ -731,7 +743,8 @@ int main(int argc, char **argv)
         struct problem p = simple(small ? 192 : 1024, small ? 1024 : 4096, act ? 8 : 4, (enum marlin_act)act, 257, 0.02f);
         check_configs(&p, small, false);
         check_configs(&p, small, true);
-        check_fixed(&p);
+        check_fixed(&p, false);
+        check_fixed(&p, true);
         check_halves(&p);
         check_epilogue(&p);
         check_refusals(&p);

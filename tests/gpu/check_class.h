@@ -6,11 +6,10 @@
  *   class_pack(q, &k, &perm)         packs and uploads; perm on the device, or NULL
  *   class_Kx(&k), class_free(&k)
  *   class_choose(&k, M, mode)        the class' own config
- *   class_rows(&c)                   tokens of a tile: up to 32 its weights are exact
+ *   class_exact(&c)                  whether its weights are exact
  *   class_text(&c, text, size)       the config in words
  *   class_crowd(on)                  as if the device were so small that a block has many tiles; false: the class has no such
- *   class_smaller(&c)                a tile of 8 rows with the same division of K
- *   CLASS_HALVES                     1 when class_launch takes halves
+ *   class_fixed(&k, list)            all configs whose rows are to have the bits of class_choose(.., MARLIN_FIXED), whatever M; their number, at most CASES_MAX
  *   class_configs(&k, small, list)   all configs that fit k, each with an M, the simplest first; their number, at most CASES_MAX
  *   class_launch(&k, &c, &call, stream, &e)   on the workspace number call->space, where the class has any
  *   class_refusals(&k, &call, &what) true when calls that cannot run are refused for the right reason; call is a good one of M = 4 with room for 9 rows

@@ -11,8 +11,6 @@ struct config {
     struct machete_config c;
 };
 
-enum { CLASS_HALVES = 1 };
-
 static struct machete_device dev;
 static struct machete_report *report;
 
@@ -81,14 +79,15 @@ static struct config class_choose(const struct packed *k, int64_t M, enum marlin
     return c;
 }
 
-static int class_rows(const struct config *c)
+static bool class_exact(const struct config *c)
 {
-    return c->c.rows;
+    return machete_exact(c->c.rows, c->c.wide);
 }
 
 static void class_text(const struct config *c, char *text, size_t size)
 {
-    snprintf(text, size, "%d rows by %d columns, %d stages, %d blocks an SM, split %d, share %d", c->c.rows, 128 * c->c.wide, c->c.stages, c->c.blocks, c->c.split, c->c.share);
+    snprintf(text, size, "%d rows by %d columns, %d stages, %d blocks an SM, split %d, share %d, spans %d", c->c.rows, 128 * c->c.wide, c->c.stages, c->c.blocks, c->c.split, c->c.share,
+             c->c.spans);
 }
 
 /* Two clusters of each size at most: with 8 stripes and more a block has several tiles, and its ring goes on through them. */
@@ -105,12 +104,26 @@ static bool class_crowd(bool on)
     return true;
 }
 
-static struct config class_smaller(const struct config *c)
+/* Every tile of exact weights: by a cluster, and where it can by blocks that go through all spans of K, with and without another for X. */
+static int class_fixed(const struct packed *k, struct config *list)
 {
-    struct config s = *c;
-    s.c.rows = 8; /* steps are those of 32 rows, so that `split` divides them alike */
-    s.c.stages = s.c.stages < 4 ? s.c.stages : 4;
-    return s;
+    static const int tiles[][2] = {
+#define MACHETE(rows, wide, scaled, blocks, sm) {rows, wide},
+#include "kernels/cuda/machete.def"
+#undef MACHETE
+    };
+    struct machete_config one;
+    machete_choose(&dev, &k->shape, 1, MARLIN_FIXED, &one);
+    const int spans = one.spans ? one.spans : one.split;
+    int n = 0;
+    for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++)
+        for (int share = 0; share <= 2; share++) { /* 0: a cluster */
+            struct config c = {{tiles[t][0], tiles[t][1], 0, 1, share ? 1 : spans, share ? share : 1, spans}};
+            c.c.stages = machete_fit_stages(&dev, &k->shape, &c.c, 4);
+            if (machete_exact(c.c.rows, c.c.wide) && !machete_config_check(&dev, &k->shape, 1, &c.c, NULL))
+                list[n++] = c;
+        }
+    return n;
 }
 
 static struct machete_call call_for(const struct packed *k, const struct class_call *call)
@@ -171,13 +184,14 @@ static int class_configs(const struct packed *k, bool small, struct class_case *
 #undef MACHETE
     };
     int n = 0;
-    for (int cluster = 1; cluster <= MACHETE_CLUSTER_MAX + 1; cluster++) /* parts of K; then X shared */
+    for (int cluster = 1; cluster <= MACHETE_CLUSTER_MAX + 4; cluster++) /* spans of K by a cluster; then X shared; then 2, 3 and 8 spans by one block, of 3 with X shared */
         for (int depth = 0; depth < 4; depth++)                        /* two stages, three, five, as many blocks and stages as fit */
             for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++) {
-                const bool share = cluster > MACHETE_CLUSTER_MAX;
+                const int held = cluster - MACHETE_CLUSTER_MAX - 1, spans = held == 3 ? 8 : held > 0 ? 1 + held : 0;
+                const bool share = held == 0 || held == 2;
                 if (small && depth % 3)
                     continue;
-                struct class_case c = {{{tiles[t][0], tiles[t][1], depth == 2 ? 5 : 2 + depth, depth == 3 ? tiles[t][2] : 1, share ? 1 : cluster, share ? 2 : 1}},
+                struct class_case c = {{{tiles[t][0], tiles[t][1], depth == 2 ? 5 : 2 + depth, depth == 3 ? tiles[t][2] : 1, held >= 0 ? 1 : cluster, share ? 2 : 1, spans}},
                                        tiles[t][0] - (int)t % 3 + (depth == 2 ? 9 : 0)};
                 if (depth == 3)
                     c.config.c.stages = machete_fit_stages(&dev, &k->shape, &c.config.c, MACHETE_STAGES_MAX);

@@ -11,8 +11,6 @@ struct config {
     struct marlin_config c;
 };
 
-enum { CLASS_HALVES = 1 };
-
 static struct marlin_device dev;
 static void *spaces[SPACES];
 static size_t space_bytes;
@@ -67,9 +65,9 @@ static struct config class_choose(const struct packed *k, int64_t M, enum marlin
     return c;
 }
 
-static int class_rows(const struct config *c)
+static bool class_exact(const struct config *c)
 {
-    return c->c.rows;
+    return c->c.rows <= 32;
 }
 
 static void class_text(const struct config *c, char *text, size_t size)
@@ -83,11 +81,22 @@ static bool class_crowd(bool on)
     return false; /* its blocks go through all of their part of the tiles on any device */
 }
 
-static struct config class_smaller(const struct config *c)
+/* Every tile of exact weights that fits with the columns and the division of K that M=1 takes. */
+static int class_fixed(const struct packed *k, struct config *list)
 {
-    struct config s = *c;
-    s.c.rows = 8;
-    return s;
+    static const int rows[] = {8, 16, 32};
+    struct config c;
+    marlin_choose(&dev, &k->shape, 1, MARLIN_FIXED, &c.c);
+    int n = 0;
+    for (int r = 0; r < 3; r++)
+        for (int stages = 2; stages <= 4; stages += 2) {
+            c.c.rows = rows[r];
+            c.c.stages = stages;
+            c.c.blocks = 1;
+            if (!marlin_config_check(&dev, &k->shape, 1, &c.c, NULL))
+                list[n++] = c;
+        }
+    return n;
 }
 
 static struct marlin_call call_for(const struct packed *k, const struct class_call *call)

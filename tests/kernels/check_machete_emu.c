@@ -11,6 +11,7 @@ struct emu_case {
     bool y_f32, bias_add;
     bool vectors; /* rows of Y that four outputs can be stored to at once: then the bias is added, Y not */
     bool halves;  /* M rows of Y from 2 M of X */
+    int spans;    /* 0: split */
 };
 
 struct problem {
@@ -66,7 +67,7 @@ static struct machete_device device_of(const struct emu_case *c)
 
 static struct machete_config config_of(const struct emu_case *c)
 {
-    return (struct machete_config){.rows = c->rows, .wide = c->wide, .stages = c->stages, .blocks = 1, .split = c->split, .share = c->share};
+    return (struct machete_config){.rows = c->rows, .wide = c->wide, .stages = c->stages, .blocks = 1, .split = c->split, .share = c->share, .spans = c->spans};
 }
 
 /* parts: instead of y, or NULL. */
@@ -121,48 +122,56 @@ static double run_joined(const struct emu_case *c, const struct problem *p, cons
 static double bound(const struct emu_case *c)
 {
     double unit = c->act == MARLIN_BF16 ? 0x1p-8 : 0x1p-11;
-    return 1e-5 + (c->rows > 32 ? 1.5 * unit : 0) + (c->y_f32 ? 0 : unit);
+    return 1e-5 + (machete_exact(c->rows, c->wide) ? 0 : 1.5 * unit) + (c->y_f32 ? 0 : unit);
 }
 
 static const struct emu_case cases[] = {
-    /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias vectors halves */
-    {1, 128, 512, 4, 128, false, true, MARLIN_F16, 8, 1, 4, 1, 1, 1, true, false, false, false},
-    {5, 130, 1100, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 2, 1, 4, true, true, false, false},
-    {8, 300, 768, 4, 32, false, false, MARLIN_BF16, 8, 1, 2, 3, 1, 3, true, false, false, false},
-    {3, 100, 320, 8, 64, true, false, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, false, false, false},
-    {7, 128, 640, 8, -1, false, true, MARLIN_BF16, 8, 1, 2, 5, 1, 5, false, false, false, false},
-    {16, 128, 1024, 4, 128, false, true, MARLIN_F16, 16, 1, 4, 8, 1, 8, true, false, false, false},
-    {13, 192, 600, 4, 64, true, true, MARLIN_BF16, 16, 1, 3, 4, 1, 4, true, true, false, false},
-    {16, 70, 256, 8, 32, false, false, MARLIN_F16, 16, 1, 4, 2, 1, 2, false, false, false, false},
-    {9, 64, 72, 8, -1, false, true, MARLIN_BF16, 16, 1, 2, 1, 1, 1, true, false, false, false},
-    {40, 260, 520, 4, 256, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, true, true, false, false},
-    {30, 128, 512, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 1, 1, 1, true, false, false, false},
-    {70, 160, 200, 4, 40, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, false, false, false},
-    {32, 130, 320, 8, 32, false, false, MARLIN_BF16, 32, 1, 2, 3, 1, 3, true, false, false, false},
-    {33, 384, 256, 4, 64, false, false, MARLIN_F16, 32, 1, 4, 1, 2, 2, true, false, false, false},
-    {20, 300, 384, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 1, 2, 4, false, false, false, false},
-    {64, 256, 384, 4, 32, false, false, MARLIN_F16, 64, 1, 3, 1, 1, 1, true, false, false, false},
-    {41, 200, 256, 8, 128, false, true, MARLIN_F16, 64, 1, 2, 4, 1, 4, false, false, false, false},
-    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 2, 4, true, true, false, false},
-    {100, 300, 256, 4, 128, false, true, MARLIN_F16, 128, 1, 4, 1, 2, 2, true, false, false, false},
-    {129, 128, 192, 8, 32, true, false, MARLIN_BF16, 128, 1, 3, 2, 1, 2, true, false, false, false},
-    {300, 130, 128, 4, 128, false, true, MARLIN_BF16, 256, 1, 3, 1, 1, 3, false, false, false, false},
-    {257, 256, 192, 8, 64, false, false, MARLIN_F16, 256, 1, 2, 1, 2, 2, true, false, false, false},
-    {130, 300, 256, 4, 32, false, false, MARLIN_F16, 128, 2, 3, 1, 1, 2, true, true, false, false},
-    {128, 600, 192, 8, 128, false, true, MARLIN_BF16, 128, 2, 2, 1, 2, 2, true, false, false, false},
-    {60, 256, 320, 4, 64, false, true, MARLIN_BF16, 128, 2, 2, 3, 1, 3, true, false, false, false},
+    /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias vectors halves spans */
+    {1, 128, 512, 4, 128, false, true, MARLIN_F16, 8, 1, 4, 1, 1, 1, true, false, false, false, 0},
+    {5, 130, 1100, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 2, 1, 4, true, true, false, false, 0},
+    {8, 300, 768, 4, 32, false, false, MARLIN_BF16, 8, 1, 2, 3, 1, 3, true, false, false, false, 0},
+    {3, 100, 320, 8, 64, true, false, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, false, false, false, 0},
+    {7, 128, 640, 8, -1, false, true, MARLIN_BF16, 8, 1, 2, 5, 1, 5, false, false, false, false, 0},
+    {16, 128, 1024, 4, 128, false, true, MARLIN_F16, 16, 1, 4, 8, 1, 8, true, false, false, false, 0},
+    {13, 192, 600, 4, 64, true, true, MARLIN_BF16, 16, 1, 3, 4, 1, 4, true, true, false, false, 0},
+    {16, 70, 256, 8, 32, false, false, MARLIN_F16, 16, 1, 4, 2, 1, 2, false, false, false, false, 0},
+    {9, 64, 72, 8, -1, false, true, MARLIN_BF16, 16, 1, 2, 1, 1, 1, true, false, false, false, 0},
+    {40, 260, 520, 4, 256, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, true, true, false, false, 0},
+    {30, 128, 512, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 1, 1, 1, true, false, false, false, 0},
+    {70, 160, 200, 4, 40, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, false, false, false, 0},
+    {32, 130, 320, 8, 32, false, false, MARLIN_BF16, 32, 1, 2, 3, 1, 3, true, false, false, false, 0},
+    {33, 384, 256, 4, 64, false, false, MARLIN_F16, 32, 1, 4, 1, 2, 2, true, false, false, false, 0},
+    {20, 300, 384, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 1, 2, 4, false, false, false, false, 0},
+    {64, 256, 384, 4, 32, false, false, MARLIN_F16, 64, 1, 3, 1, 1, 1, true, false, false, false, 0},
+    {41, 200, 520, 8, 128, false, true, MARLIN_F16, 64, 1, 2, 4, 1, 4, false, false, false, false, 0},
+    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 2, 4, true, true, false, false, 0},
+    {100, 300, 256, 4, 128, false, true, MARLIN_F16, 128, 1, 4, 1, 2, 2, true, false, false, false, 0},
+    {129, 128, 192, 8, 32, true, false, MARLIN_BF16, 128, 1, 3, 2, 1, 2, true, false, false, false, 0},
+    {300, 130, 128, 4, 128, false, true, MARLIN_BF16, 256, 1, 3, 1, 1, 3, false, false, false, false, 0},
+    {257, 256, 192, 8, 64, false, false, MARLIN_F16, 256, 1, 2, 1, 2, 2, true, false, false, false, 0},
+    {130, 300, 256, 4, 32, false, false, MARLIN_F16, 128, 2, 3, 1, 1, 2, true, true, false, false, 0},
+    {128, 600, 192, 8, 128, false, true, MARLIN_BF16, 128, 2, 2, 1, 2, 2, true, false, false, false, 0},
+    {60, 256, 320, 4, 64, false, true, MARLIN_BF16, 128, 2, 2, 3, 1, 3, true, false, false, false, 0},
     /* ... vectors */
-    {5, 131, 400, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, true, true, false},
-    {20, 262, 300, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 2, 1, 2, false, true, true, false},
-    {40, 300, 300, 4, 64, false, false, MARLIN_F16, 32, 1, 2, 1, 2, 2, false, false, true, false},
-    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 1, 2, true, false, true, false},
+    {5, 131, 400, 4, 128, false, true, MARLIN_F16, 8, 1, 3, 1, 1, 2, true, true, true, false, 0},
+    {20, 262, 300, 8, 64, false, true, MARLIN_BF16, 16, 1, 2, 2, 1, 2, false, true, true, false, 0},
+    {40, 300, 300, 4, 64, false, false, MARLIN_F16, 32, 1, 2, 1, 2, 2, false, false, true, false, 0},
+    {130, 390, 200, 4, 64, false, false, MARLIN_BF16, 64, 1, 3, 1, 1, 2, true, false, true, false, 0},
     /* ... one scale for all of K, longer than sums go unsettled */
-    {9, 128, 4800, 4, -1, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 2, true, false, false, false},
+    {9, 128, 4800, 4, -1, false, true, MARLIN_F16, 16, 1, 3, 2, 1, 2, true, false, false, false, 0},
     /* ... halves: several tiles a block, and rows of the last tile that are none */
-    {21, 300, 400, 4, 64, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, true, false, true},
-    {7, 200, 600, 8, 32, true, false, MARLIN_BF16, 16, 1, 2, 4, 1, 4, true, false, true, true},
-    {37, 260, 300, 4, 128, false, false, MARLIN_BF16, 32, 1, 2, 1, 2, 2, true, true, true, true},
-    {3, 130, 520, 4, -1, false, true, MARLIN_BF16, 8, 1, 4, 2, 1, 2, true, false, false, true},
+    {21, 300, 400, 4, 64, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, true, false, true, 0},
+    {7, 200, 600, 8, 32, true, false, MARLIN_BF16, 16, 1, 2, 4, 1, 4, true, false, true, true, 0},
+    {37, 260, 300, 4, 128, false, false, MARLIN_BF16, 32, 1, 2, 1, 2, 2, true, true, true, true, 0},
+    {3, 130, 520, 4, -1, false, true, MARLIN_BF16, 8, 1, 4, 2, 1, 2, true, false, false, true, 0},
+    {70, 130, 400, 4, 128, false, true, MARLIN_BF16, 128, 1, 2, 2, 1, 2, true, true, true, true, 0},
+    {33, 260, 520, 8, 32, true, false, MARLIN_BF16, 64, 1, 2, 1, 2, 2, true, true, false, true, 0},
+    {65, 100, 300, 4, 64, false, false, MARLIN_BF16, 128, 1, 2, 1, 1, 1, false, false, true, true, 0},
+    /* ... spans of K that a block goes through by itself: several tiles a block, X shared, a short last span */
+    {40, 300, 900, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 1, 1, 2, true, true, false, false, 5},
+    {70, 400, 700, 8, 64, true, false, MARLIN_BF16, 64, 1, 2, 1, 2, 2, true, false, true, true, 3},
+    {150, 200, 640, 4, 32, false, false, MARLIN_BF16, 128, 1, 3, 1, 1, 1, true, true, true, true, 2},
+    {129, 300, 400, 4, -1, false, true, MARLIN_F16, 128, 1, 2, 1, 2, 2, false, false, false, false, 4},
 };
 
 /* Against the reference, with copies as late as can be; then the same bits with another order of warps and clusters, and copies whenever. */
@@ -213,11 +222,13 @@ static struct emu_case draw_case(uint64_t *seed)
     c.y_f32 = rnd(seed) & 1;
     c.bias_add = rnd(seed) & 1;
     c.vectors = rnd(seed) & 1;
-    c.halves = c.rows <= 32 && c.act == MARLIN_BF16 && rnd(seed) & 1;
+    c.halves = machete_exact(c.rows, c.wide) && c.act == MARLIN_BF16 && rnd(seed) & 1;
     c.stages = 2 + (int)(rnd(seed) % 4);
     if (rnd(seed) % 3 == 0)
         c.share = 2;
-    else
+    if (machete_can_hold(c.rows, c.wide) && rnd(seed) & 1)
+        c.spans = 1 + (int)(rnd(seed) % MACHETE_CLUSTER_MAX);
+    else if (c.share == 1)
         c.split = 1 + (int)(rnd(seed) % MACHETE_CLUSTER_MAX);
     c.sms = c.split * c.share * (1 + (int)(rnd(seed) % 3));
     return c;
@@ -244,31 +255,52 @@ static void drawn(void **state)
     }
 }
 
-/* With the config of fixed mode a row's bits do not depend on M, nor on where the row is. */
+/* Row `row` of the problem, alone or (M > 1) with those behind it, as the case says. */
+static void some_rows(const struct emu_case *c, const struct problem *p, int64_t row, uint64_t seed, float *out)
+{
+    struct problem some = *p;
+    some.d.M = c->M;
+    some.d.gathered = p->d.gathered + row * (c->halves ? 2 : 1) * p->d.ldx;
+    some.d.ref = p->d.ref + row * c->N;
+    run_case(c, &some, seed, out);
+}
+
+/* In fixed mode a row's bits depend neither on M, nor on where the row is, nor on the tile, nor on whether a cluster has the spans of K or one block: all give what 32 rows by a
+ * cluster do. */
 static void rows_alone(void **state)
 {
     (void)state;
     static const struct emu_case grouped[] = {
-        {70, 200, 1000, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 3, 1, 6, true, false, false, false},
-        {39, 200, 900, 4, 64, true, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, true, false, true},
-        {39, 130, 1300, 8, -1, false, true, MARLIN_BF16, 32, 1, 2, 1, 1, 2, true, false, true, true},
+        {140, 200, 1000, 4, 128, false, true, MARLIN_F16, 32, 1, 3, 3, 1, 6, true, false, false, false, 0},
+        {70, 200, 900, 4, 64, true, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, true, false, true, 0},
+        {39, 130, 1300, 8, -1, false, true, MARLIN_BF16, 32, 1, 2, 1, 1, 2, true, false, true, true, 0},
+        {66, 130, 700, 8, 32, false, false, MARLIN_BF16, 32, 1, 2, 5, 1, 5, true, true, true, true, 0},
+        {66, 70, 2500, 4, -1, false, true, MARLIN_BF16, 32, 1, 2, 2, 1, 4, true, true, false, true, 0},
     };
+    static const int tiles[] = {32, 64, 128};
     uint64_t seed = 8;
     for (size_t g = 0; g < sizeof grouped / sizeof *grouped; g++) {
         const struct emu_case *c = &grouped[g];
+        const size_t n = (size_t)(c->M * c->N);
         struct problem p = problem_new(c, &seed);
-        float *all = malloc((size_t)(c->M * c->N) * sizeof *all), *alone = malloc((size_t)c->N * sizeof *alone);
-        assert_true(run_case(c, &p, 2, all) <= bound(c));
-        const int64_t rows[] = {0, 15, 16, 31, c->M - 1};
-        for (int i = 0; i < 5; i++) {
-            struct problem one = p;
-            struct emu_case single = *c;
-            single.M = one.d.M = 1;
-            one.d.gathered = p.d.gathered + rows[i] * (c->halves ? 2 : 1) * p.d.ldx;
-            one.d.ref = p.d.ref + rows[i] * c->N;
-            run_case(&single, &one, 3, alone);
-            same_bits(all + rows[i] * c->N, alone, (size_t)c->N, "a row alone");
+        float *first = malloc(n * sizeof *first), *all = malloc(n * sizeof *all), *alone = malloc((size_t)c->N * sizeof *alone);
+        assert_true(run_case(c, &p, 2, first) <= bound(c));
+        for (int t = 0; t < 6; t++) { /* by a cluster; by one block, with or without another for X */
+            struct emu_case other = *c, single;
+            other.rows = tiles[t / 2];
+            other.spans = c->split;
+            other.split = t % 2 ? 1 : c->split;
+            other.share = t % 2 ? 1 + t / 2 % 2 : 1;
+            other.stages = 2;
+            some_rows(&other, &p, 0, 5, all);
+            same_bits(first, all, n, "another tile");
+            single = other;
+            single.M = 1;
+            const int64_t row = t == 0 ? c->M - 1 : t == 1 ? 16 : t == 2 ? 31 : t;
+            some_rows(&single, &p, row, 3, alone);
+            same_bits(first + row * c->N, alone, (size_t)c->N, "a row alone");
         }
+        free(first);
         free(all);
         free(alone);
         problem_free(&p);

@@ -502,14 +502,18 @@ static void run_cluster()
     for (int b = 0; b < cluster_size; b++)
         start(b);
     int asleep = draw() & 1 ? (int)(draw() % (uint64_t)cluster_size) : -1; /* a block that begins only when the others cannot go on */
+    const int slow = (int)(draw() % 4); /* a warpgroup of each block that goes on only when the others cannot: 1 or 2 */
+    bool wait_for_slow = false;
     for (int left = cluster_size; left > 0;) {
         const int all = cluster_size * WARPS, first = (int)(draw() % (uint64_t)all), stride = draw() & 1 ? 5 : 7; /* both prime to 12 * cluster_size, but where the size is */
         int ran = 0;
         for (int i = 0; i < all; i++) {
             const int w = (first + (cluster_size % stride ? i * stride : i)) % all;
-            if (w / WARPS != asleep)
+            if (w / WARPS != asleep && (w % WARPS / 4 != slow || slow == 0 || wait_for_slow))
                 ran += run_warp(w / WARPS, w % WARPS);
         }
+        const bool waited = wait_for_slow;
+        wait_for_slow = false;
         if (!launch->late)
             for (size_t i = copies.size(); i-- > 0;)
                 if (draw() % 4 == 0 && i < copies.size()) {
@@ -522,6 +526,9 @@ static void run_cluster()
         }
         if (!ran && asleep >= 0) {
             asleep = -1;
+            ran++;
+        } else if (!ran && slow > 0 && !waited) {
+            wait_for_slow = true;
             ran++;
         }
         for (int b = 0; b < cluster_size; b++)

@@ -5,6 +5,7 @@
  *   barriers  arrivals, announced bytes and phases are counted; more arrivals than a phase has, use before barrier_init or waiting that cannot end abort
  *   wgmma     runs when it is waited for, and reads A registers and X then: whoever overwrites either too early gets wrong sums. Sums are NaN while it runs. A product
  *             without a fence before it in its batch aborts, and so do warpgroups whose threads disagree
+ *   threads   a warpgroup may lag, and go on only when no other can
  *   clusters  a block may begin when the others cannot go on; reading from, arriving at or copying to a block that has left aborts, and so does leaving with copies or products under way
  * Not modelled: memory order within a block beyond that, the proxies' fences, registers, time. Lane maps, descriptors and swizzle: PTX ISA, "Asynchronous Warpgroup Level
  * Matrix Instructions" and cp.async.bulk.tensor. */
