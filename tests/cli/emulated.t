@@ -31,6 +31,24 @@ run doctor
 like "$(cat "$work/out")" '^cuda      cuda:0 .*; .* emulated device only \(device auto takes the CPU, --device cuda this\)$' 'auto leaves unproven GPU code alone'
 run run manifests/quickstart/model --prompt a --max-tokens 1 --json -q
 like "$rc $(cat "$work/out")" '^0 .*"q_proj": ?"cpu/bf16"' 'and computes on the CPU'
+# A class that has no kernel machete: known when the class is, before anything runs.
+mkdir "$work/p"
+cat >"$work/p/manifest.yaml" <<Y
+version: 1
+name: m
+stages:
+  ckpt: { fetch: { file: $(pwd)/tests/vectors/quickstart-w4g128 } }
+  hello: { run: { checkpoint: ckpt, prompts: [a], kernel: machete, max_tokens: 1 } }
+Y
+for sm in 80 120; do
+    for command in plan apply; do
+        EMU_SM=$sm run $command -q -C "$work/p" --device cuda
+        is "$rc $(cat "$work/err")" "65 manifest.yaml:5:59: error: stage 'hello': kernel 'machete' cannot serve model.layers.0.self_attn.q_proj (128 x 128 in 4 bits, group 128): \
+kernel machete needs compute capability 9.0, class cuda-sm$sm has ${sm%0}.0" "$command: machete in class cuda-sm$sm"
+    done
+done
+run plan -q -C "$work/p" --device cuda
+is "$rc $(cat "$work/err")" '2 ' 'plan: machete in class cuda-sm90'
 cp -r tests/vectors/quickstart-w4g128 "$work/q" && cp manifests/quickstart/model/tokenizer.json "$work/q/"
 EMU_MB=1 run run "$work/q" --prompt a --max-tokens 1 --device cuda -q
 like "$rc $(cat "$work/err")" '^1 gptqpipe: error: model\.layers\.[0-4]\.[a-z_.]+: cuda:0 has no memory for [a-z ]+: [0-9]+ bytes wanted, [0-9]+ of 1048576 free$' 'out of memory: which module, what for, how much'
