@@ -1,5 +1,5 @@
 /* A CUDA device made of this processor: the runtime's functions, and blocks of threads as fibers (see include/kernels/cuda/instr.cuh). EMU_SEED shuffles differently;
- * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_MB=100 one of 100 MB (default 1024).
+ * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_PTX=80 code that was made of PTX for 8.0, EMU_MB=100 one of 100 MB (default 1024).
  * What it proves: indices, layouts, barriers, waits, bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
 #include <math.h>
 #include <stdio.h>
@@ -158,6 +158,23 @@ cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int value) { return value <= most_shared() ? cudaSuccess : cudaErrorInvalidValue; }
+
+/* Code for this very device, or with EMU_PTX made of PTX for that one. */
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *)
+{
+    const char *ptx = getenv("EMU_PTX");
+    *a = {ptx ? atoi(ptx) : capability(), capability()};
+    return cudaSuccess;
+}
+
+/* A kernel without the instruction that waits may not be launched before the one in front of it is through. */
+void emu_check_dependent(const void *kernel)
+{
+    struct cudaFuncAttributes a;
+    cudaFuncGetAttributes(&a, kernel);
+    if (a.ptxVersion < 90)
+        DIE("a dependent launch of a kernel of PTX %d.%d, which does not wait", a.ptxVersion / 10, a.ptxVersion % 10);
+}
 
 /* Fibers */
 

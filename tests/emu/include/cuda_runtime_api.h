@@ -23,6 +23,9 @@ enum cudaDeviceAttr {
 };
 typedef enum cudaDeviceAttr cudaDeviceAttr;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+struct cudaFuncAttributes {
+    int ptxVersion, binaryVersion;
+};
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
@@ -53,6 +56,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute a, int value);
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *kernel);
 
 #ifdef __cplusplus
 }
