@@ -12,6 +12,10 @@ EMU_SM=86 "$checks/check_linear" "$emu/libgptqpipe_cuda.so" small marlin >"$work
 rc=$?
 grep -v '^ok' "$work/linear86" >&2
 is $rc 0 'products of kernel marlin in 99 KB of shared memory'
+EMU_SM=100 EMU_PTX=80 "$checks/check_linear" "$emu/libgptqpipe_cuda.so" queue marlin >"$work/linear100"
+rc=$?
+grep -v '^ok' "$work/linear100" >&2
+is $rc 0 'products of code made of PTX for 8.0: no launch overlaps the one before'
 is "$("$checks/check_linear" "$emu/libgptqpipe_cuda.so" small machete | tail -n +2)" "ok 1 - machete is not there: kernel 'machete' cannot serve 64 x 128 in 4 bits, group 128: the emulated device does not run kernel machete
 1..1" 'kernel machete: the emulated device has none, and says so'
 "$checks/bench_ops" "$emu/libgptqpipe_cuda.so" --tune small >"$work/tune"
