@@ -41,9 +41,21 @@ static int run_task(void *arg, size_t task, int worker)
     struct stage_run *sr = &a->p->stages[a->tasks[task]];
     if (!a->pools[worker])
         a->pools[worker] = pool_create(a->threads);
-    int rc = stage_apply(sr, a->pools[worker], &sr->error);
+    int rc = sr->failed ? -(int)sr->error.code : stage_apply(sr, a->pools[worker], &sr->error);
     sr->failed = rc != 0;
     return rc;
+}
+
+/* What a plan would find wrong with the stages, found before any of them runs. Whether there is work to start: with keep_going what is wrong fails by itself, in its turn. */
+static bool prepare_all(const struct apply *a)
+{
+    bool sound = true;
+    for (size_t i = 0; i < a->count && (sound || a->p->c.keep_going); i++) {
+        struct stage_run *sr = &a->p->stages[a->tasks[i]];
+        sr->failed = stage_prepare(sr, &sr->error) != 0;
+        sound &= !sr->failed;
+    }
+    return sound || a->p->c.keep_going;
 }
 
 static void add_error(struct apply_result *out, const struct err *e)
@@ -79,7 +91,8 @@ static bool run_round(struct apply *a)
         stage_reset(&p->stages[i]);
     p->damaged = false;
     p->scheduler = &s;
-    scheduler_run(&s, results);
+    if (prepare_all(a))
+        scheduler_run(&s, results);
     p->scheduler = NULL;
     for (int i = 0; i < s.jobs; i++)
         pool_free(a->pools[i]);

@@ -4,7 +4,7 @@
  *   check    parameters alone (static; no files)                                             -> manifest errors with places
  *   resolve  source kinds only: where the input's files are and their digests                -> its fileset; nothing is run for it
  *   expand   once the filesets of its inputs are known or their metadata can be read: the list of its nodes, the artifact type, everything checkable about
- *            the model (patterns, shapes, target rules); may be called again when more is known
+ *            the model (patterns, shapes, rules of targets and kernels); may be called again when more is known. apply expands all stages before any of them runs
  *   fields   one node: everything that decides its output, as one JSON object; called when all inputs are known; -ERR_UNKNOWN when it also needs outputs of
  *            an earlier node of the stage that are not (in a plan; apply has them all)
  *   run      one node: writes its output files into outdir. Nodes of a chained kind run in order over state kept open by chain_open; `replay` advances
@@ -70,6 +70,8 @@ struct stage_ctx {
     struct stage_node *nodes; /* from expand */
     size_t node_count;
     enum artifact artifact;   /* from expand */
+    const char *numerics;     /* from expand on: the class that the stage computes in */
+    bool applying;            /* from expand on: what is found is about to run; in a plan false */
     void *state;              /* the stage's own, made in expand, freed by release */
     /* Place of a parameter in the manifest: path such as "bits" or "dynamic.<pattern>"; the stage's own place when the path is not there. Returns -e->code. */
     int (*place)(const struct stage_ctx *s, const char *path, struct err *e);

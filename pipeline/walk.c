@@ -171,6 +171,8 @@ static int expand(struct stage_run *sr, bool all_known, struct err *e)
     if (!sr->kind->source && sr->kind->release)
         sr->kind->release(&sr->ctx);
     struct stage_expansion x = {.add = add_node, .pipeline = sr};
+    sr->ctx.numerics = stage_class(sr);
+    sr->ctx.applying = sr->p->scheduler != NULL;
     int rc = sr->kind->expand(&sr->ctx, &x, e);
     sr->ctx.artifact = x.artifact;
     if (rc == -ERR_UNKNOWN && !all_known) {

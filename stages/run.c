@@ -1,13 +1,16 @@
 /* run: prompts -> run.jsonl, one line a prompt, as `gptqpipe run --json` prints them. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/select.h"
 #include "pipeline/base/io.h"
 #include "pipeline/base/json.h"
 #include "stages/common.h"
 #include "stages/device.h"
 #include "stages/generation.h"
+#include "stages/quantize.h"
 #include "stages/stages.h"
 
 static int run_check(struct stage_ctx *s, struct err *e)
@@ -25,13 +28,87 @@ static int run_check(struct stage_ctx *s, struct err *e)
     return rc ? rc : param_range(s, "logprobs", 0, 1000, e);
 }
 
+/* By what rule devices of a numerics class have no kernel machete; NULL: they have, or the class is not of a device. text >= 96 bytes. */
+static const char *no_machete(const char *numerics, char *text)
+{
+    static const char prefix[] = "cuda-sm";
+    const long sm = strncmp(numerics, prefix, sizeof prefix - 1) ? 90 : strtol(numerics + sizeof prefix - 1, NULL, 10);
+    snprintf(text, 96, "kernel machete needs compute capability 9.0, class %s has %ld.%ld", numerics, sm / 10, sm % 10);
+    return sm == 90 ? NULL : text;
+}
+
+/* Whether the class of kernels that the stage names serves a matrix. -ERR_MANIFEST names module and rule. */
+static int check_matrix(const struct stage_ctx *s, const char *module, const struct select_matrix *m, struct err *e)
+{
+    const char *kernel = param_str(s, "kernel"), *why;
+    if (select_kernel(m, kernel, &why))
+        return 0;
+    return param_error(s, "kernel", ERR_MANIFEST, e, "kernel '%s' cannot serve %s (%lld x %lld in %d bits, group %d): %s", kernel, module, (long long)m->N, (long long)m->K,
+                       m->bits, m->group_size, why);
+}
+
+/* Every matrix of a model against the named class: what q is about to make of it, or with q NULL what is stored. */
+static int check_matrices(const struct stage_ctx *s, const struct model *model, const struct quantize_info *q, struct err *e)
+{
+    const struct config *c = &model->config;
+    char machete[96];
+    int rc = 0;
+    for (int64_t i = 0; !rc && i <= c->layers * MOD_COUNT; i++) {
+        const bool head = i == c->layers * MOD_COUNT;
+        const int64_t layer = head ? -1 : i / MOD_COUNT;
+        const enum module_id mod = head ? MOD_COUNT : (enum module_id)(i % MOD_COUNT);
+        const struct override_row *row = q ? quantize_row(q, layer, mod) : NULL;
+        struct select_matrix m = {.N = c->vocab_size, .K = c->hidden, .no_machete = no_machete(s->numerics, machete)};
+        char name[256] = "lm_head";
+        if (!head) {
+            config_module_shape(c, mod, &m.N, &m.K);
+            config_module_name(c, layer, mod, name, sizeof name);
+        }
+        if (row && row->quantized) {
+            m.bits = row->params.bits;
+            m.group_size = row->params.group_size;
+            m.order = row->params.desc_act && !row->params.static_groups;
+        } else if (!q && model_is_quantized(model, layer, mod)) {
+            model_module_bits(model, layer, mod, &m.bits, &m.group_size);
+            m.order = c->quant.desc_act;
+        }
+        rc = check_matrix(s, name, &m, e);
+    }
+    return rc;
+}
+
+/* `kernel` as far as it can be judged without a device: the matrices that it has to serve, once it is known what they are. */
+static int check_kernel(const struct stage_ctx *s, struct err *e)
+{
+    const char *kernel = param_str(s, "kernel");
+    const struct stage_input *in = stage_input_find(s, "checkpoint"), *layers = stage_input_find(in->ctx, "quantized");
+    if (!strcmp(kernel, "auto") || !strcmp(kernel, "cpu"))
+        return 0;
+    const struct quantize_info *q = layers ? quantize_info(layers->ctx) : NULL;
+    int rc = 0;
+    if (q) {
+        rc = check_matrices(s, &q->model, q, e);
+    } else if (!layers && fileset_has_model(in->files)) {
+        struct model model;
+        rc = model_open(&model, in->files, e);
+        if (rc)
+            return param_error(s, "checkpoint", (enum err_code)-rc, e, "model '%s': %s", in->stage, e ? e->text : "");
+        rc = check_matrices(s, &model, NULL, e);
+        model_close(&model);
+    }
+    if (rc || strcmp(s->numerics, "cpu") != 0)
+        return rc;
+    if (s->applying)
+        return param_error(s, "kernel", ERR_UNSUPPORTED, e, "kernel '%s' needs a GPU, and this run computes in class 'cpu'", kernel);
+    s->note(s, "kernel '%s' needs a GPU, and here is none that this run may use: apply needs one", kernel);
+    return 0;
+}
+
 static int run_expand(struct stage_ctx *s, struct stage_expansion *x, struct err *e)
 {
-    (void)s;
-    (void)e;
     x->artifact = ART_TEXT;
     x->add(x, "");
-    return 0;
+    return check_kernel(s, e);
 }
 
 static int run_fields(struct stage_ctx *s, size_t node, json_t *out, struct err *e)

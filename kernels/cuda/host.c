@@ -325,6 +325,18 @@ static const struct backend_ops cuda_ops = {
 
 /* The plug-in's table */
 
+/* Versions are 1000 major + 10 minor; the driver's is that of the newest CUDA that it serves, 0 without a driver. */
+static int old_driver(struct err *e)
+{
+    int driver = 0, runtime = 0;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || cudaRuntimeGetVersion(&runtime) != cudaSuccess)
+        (void)cudaGetLastError();
+    if (!driver)
+        return err_set(e, ERR_DEVICE, "no CUDA device: there is no NVIDIA driver; one that serves CUDA %d.%d is needed", runtime / 1000, runtime % 1000 / 10);
+    return err_set(e, ERR_DEVICE, "no CUDA device: the driver serves CUDA %d.%d, the plug-in needs %d.%d; a newer driver is needed", driver / 1000, driver % 1000 / 10, runtime / 1000,
+                   runtime % 1000 / 10);
+}
+
 static int device_count(int *out, struct err *e)
 {
     *out = 0;
@@ -333,7 +345,25 @@ static int device_count(int *out, struct err *e)
         return 0;
     (void)cudaGetLastError();
     *out = 0;
+    if (r == cudaErrorInsufficientDriver)
+        return old_driver(e);
     return err_set(e, ERR_DEVICE, "no CUDA device: %s", r == cudaSuccess ? "the driver lists none" : cudaGetErrorString(r));
+}
+
+/* A device that is there and served, but not for this process now. */
+static int not_usable(const struct plugin_device *d, int device, cudaError_t r, struct err *e)
+{
+    int mode = cudaComputeModeDefault;
+    (void)cudaGetLastError();
+    if (r == cudaErrorMemoryAllocation)
+        return err_set(e, ERR_NOMEM, "cuda:%d (%s) has no memory for one more process: others hold its %llu bytes", device, d->name, (unsigned long long)d->total_bytes);
+    if (r == cudaErrorDevicesUnavailable && cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, device) != cudaSuccess)
+        (void)cudaGetLastError();
+    if (mode == cudaComputeModeExclusiveProcess)
+        return err_set(e, ERR_DEVICE, "cuda:%d (%s) is in use by another process, and its compute mode, exclusive process, allows one", device, d->name);
+    if (mode == cudaComputeModeProhibited)
+        return err_set(e, ERR_DEVICE, "cuda:%d (%s) allows no process: its compute mode is prohibited, default or exclusive process is needed", device, d->name);
+    return err_set(e, ERR_DEVICE, "cuda:%d (%s) cannot be used: %s (%s)", device, d->name, cudaGetErrorString(r), cudaGetErrorName(r));
 }
 
 static int device_info(int device, struct plugin_device *out, struct err *e)
@@ -355,13 +385,13 @@ static int device_info(int device, struct plugin_device *out, struct err *e)
     snprintf(out->name, sizeof out->name, "%.95s", p.name);
     snprintf(out->numerics, sizeof out->numerics, "cuda-sm%d", out->sm);
     if (out->sm < 80)
-        return err_set(e, ERR_DEVICE, "cuda:%d is a %s of compute capability %d.%d; 8.0 and newer are served", device, out->name, p.major, p.minor);
+        return err_set(e, ERR_DEVICE, "cuda:%d (%s) has compute capability %d.%d; 8.0 or newer is needed", device, out->name, p.major, p.minor);
     size_t free_bytes = 0, total = 0;
     r = cudaSetDevice(device);
     if (r == cudaSuccess)
         r = cudaMemGetInfo(&free_bytes, &total);
     if (r != cudaSuccess)
-        return err_set(e, ERR_DEVICE, "cuda:%d (%s) cannot be used: %s", device, out->name, cudaGetErrorString(r));
+        return not_usable(out, device, r, e);
     out->free_bytes = free_bytes;
     return 0;
 }

@@ -47,7 +47,7 @@ MACHETE_DEV void cluster_meet()
 template <int N> MACHETE_DEV void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> MACHETE_DEV void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 
-/* Programmatic dependent launch. */
+/* Programmatic dependent launch: there is no build of this kernel without it. */
 MACHETE_DEV void wait_for_producer() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 MACHETE_DEV void let_consumer_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 

@@ -19,19 +19,28 @@ static const void *kernel_of(int rows, int wn_log2, int bits, int bf16)
     return NULL;
 }
 
-static int raise_shared(int bytes, struct err *e)
+/* Each kernel may have all of a block's shared memory. d->pdl: all of them wait. */
+static int open_kernels(struct marlin_device *d, struct err *e)
 {
     static const int tiles[][2] = {
 #define MARLIN(rows, wn_log2, scaled, blocks) {rows, wn_log2},
 #include "kernels/cuda/marlin.def"
 #undef MARLIN
     };
+    d->pdl = true;
     for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
         for (int variant = 0; variant < 4; variant++) {
             const void *kernel = kernel_of(tiles[i][0], tiles[i][1], variant & 1 ? 8 : 4, variant >> 1);
-            cudaError_t rc = kernel ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) : cudaSuccess;
+            struct cudaFuncAttributes a;
+            if (!kernel)
+                continue;
+            cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d->block_shared);
             if (rc != cudaSuccess)
                 return call_failed(rc, "cudaFuncSetAttribute", e);
+            rc = cudaFuncGetAttributes(&a, kernel);
+            if (rc != cudaSuccess)
+                return call_failed(rc, "cudaFuncGetAttributes", e);
+            d->pdl = d->pdl && marlin_waits(a.ptxVersion, a.binaryVersion);
         }
     return 0;
 }
@@ -49,7 +58,7 @@ extern "C" int marlin_device_open(struct marlin_device *d, struct err *e)
     d->capability = 10 * major + minor;
     if (d->capability < 80)
         return err_set(e, ERR_UNSUPPORTED, "kernel marlin needs compute capability 8.0, the device has %d.%d", major, minor);
-    return raise_shared(d->block_shared, e);
+    return open_kernels(d, e);
 }
 
 static int check_call(const struct marlin_device *d, const struct marlin_call *call, const struct marlin_config *c, const struct marlin_args *a, struct err *e)
@@ -89,7 +98,7 @@ static int launch(const struct marlin_device *d, const struct marlin_call *call,
     lc.dynamicSmemBytes = marlin_shared_bytes(s, c);
     lc.stream = stream;
     lc.attrs = &attr;
-    lc.numAttrs = call->pdl && d->capability >= 90;
+    lc.numAttrs = call->pdl && d->pdl;
     a->pdl = (int)lc.numAttrs;
     void *params[] = {a};
     cudaError_t rc = cudaLaunchKernelExC(&lc, kernel_of(c->rows, c->wn_log2, s->bits, call->act == MARLIN_BF16), params);

@@ -35,6 +35,7 @@ enum marlin_mode { MARLIN_FAST, MARLIN_FIXED };
 struct marlin_device {
     int sms, capability;                 /* 90 for 9.0 */
     int block_shared, sm_shared;         /* bytes of shared memory a block can have, and an SM has */
+    bool pdl;                            /* the kernels' code waits for the kernel before (marlin_waits) */
 };
 
 struct marlin_config {
@@ -67,8 +68,8 @@ struct marlin_call {
     bool halves;          /* rows 2m and 2m + 1 of x (M even) are one activation in two parts: their results are added up and are row m of y. Exact weights only */
     void *workspace;
     size_t workspace_bytes;
-    bool pdl;             /* programmatic dependent launch (sm_90 and newer): the launch may overlap the end of the kernel before it on the stream, which must not be what
-                             wrote codes, scales or zeros. Everything else is waited for */
+    bool pdl;             /* programmatic dependent launch, where the device's kernels have it: the launch may overlap the end of the kernel before it on the stream, which
+                             must not be what wrote codes, scales or zeros. Everything else is waited for */
 };
 
 /* Properties of the current device; raises the kernels' shared-memory limits on it. -ERR_UNSUPPORTED before sm_80, -ERR_DEVICE. */

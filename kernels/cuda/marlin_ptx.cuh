@@ -90,7 +90,7 @@ MARLIN_DEV void load_pair(const float *from, float *a, float *b)
     *b = v.y;
 }
 
-/* Programmatic dependent launch (sm_90 and newer; elsewhere every launch waits for the one before). */
+/* Programmatic dependent launch: in code compiled for 9.0 and newer (marlin_waits); elsewhere every launch waits for the one before. */
 MARLIN_DEV void wait_for_producer()
 {
 #if __CUDA_ARCH__ >= 900

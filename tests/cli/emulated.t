@@ -12,6 +12,10 @@ EMU_SM=86 "$checks/check_linear" "$emu/libgptqpipe_cuda.so" small marlin >"$work
 rc=$?
 grep -v '^ok' "$work/linear86" >&2
 is $rc 0 'products of kernel marlin in 99 KB of shared memory'
+EMU_SM=100 EMU_PTX=80 "$checks/check_linear" "$emu/libgptqpipe_cuda.so" queue marlin >"$work/linear100"
+rc=$?
+grep -v '^ok' "$work/linear100" >&2
+is $rc 0 'products of code made of PTX for 8.0: no launch overlaps the one before'
 is "$("$checks/check_linear" "$emu/libgptqpipe_cuda.so" small machete | tail -n +2)" "ok 1 - machete is not there: kernel 'machete' cannot serve 64 x 128 in 4 bits, group 128: the emulated device does not run kernel machete
 1..1" 'kernel machete: the emulated device has none, and says so'
 "$checks/bench_ops" "$emu/libgptqpipe_cuda.so" --tune small >"$work/tune"
@@ -31,7 +35,43 @@ run doctor
 like "$(cat "$work/out")" '^cuda      cuda:0 .*; .* emulated device only \(device auto takes the CPU, --device cuda this\)$' 'auto leaves unproven GPU code alone'
 run run manifests/quickstart/model --prompt a --max-tokens 1 --json -q
 like "$rc $(cat "$work/out")" '^0 .*"q_proj": ?"cpu/bf16"' 'and computes on the CPU'
+# A class that has no kernel machete: known when the class is, before anything runs.
+mkdir "$work/p"
+cat >"$work/p/manifest.yaml" <<Y
+version: 1
+name: m
+stages:
+  ckpt: { fetch: { file: $(pwd)/tests/vectors/quickstart-w4g128 } }
+  hello: { run: { checkpoint: ckpt, prompts: [a], kernel: machete, max_tokens: 1 } }
+Y
+for sm in 80 120; do
+    for command in plan apply; do
+        EMU_SM=$sm run $command -q -C "$work/p" --device cuda
+        is "$rc $(cat "$work/err")" "65 manifest.yaml:5:59: error: stage 'hello': kernel 'machete' cannot serve model.layers.0.self_attn.q_proj (128 x 128 in 4 bits, group 128): \
+kernel machete needs compute capability 9.0, class cuda-sm$sm has ${sm%0}.0" "$command: machete in class cuda-sm$sm"
+    done
+done
+run plan -q -C "$work/p" --device cuda
+is "$rc $(cat "$work/err")" '2 ' 'plan: machete in class cuda-sm90'
 cp -r tests/vectors/quickstart-w4g128 "$work/q" && cp manifests/quickstart/model/tokenizer.json "$work/q/"
+# A device that cannot be used: one line that says what is there and what is needed; doctor says the same.
+# unusable TEXT WHAT SETTING...: with these settings of tests/emu
+unusable() {
+    text=$1 what=$2
+    shift 2
+    env "$@" "$GPTQPIPE" run "$work/q" --prompt a --max-tokens 1 --device cuda -q >"$work/out" 2>"$work/err"
+    is "$? $(cat "$work/err")" "1 gptqpipe: error: device 'cuda': $text" "$what"
+    is "$(env "$@" "$GPTQPIPE" doctor | grep '^cuda')" "cuda      $text (device auto takes the CPU)" "$what: doctor"
+}
+unusable 'no CUDA device: the driver serves CUDA 12.2, the plug-in needs 13.0; a newer driver is needed' 'an old driver' EMU_DRIVER=12020
+unusable 'no CUDA device: there is no NVIDIA driver; one that serves CUDA 13.0 is needed' 'no driver' EMU_DRIVER=0
+unusable 'cuda:0 (emulated device) has compute capability 7.5; 8.0 or newer is needed' 'an old device' EMU_SM=75
+unusable 'cuda:0 (emulated device) is in use by another process, and its compute mode, exclusive process, allows one' 'in exclusive use' EMU_MODE=3
+unusable 'cuda:0 (emulated device) allows no process: its compute mode is prohibited, default or exclusive process is needed' 'a prohibited device' EMU_MODE=2
+unusable 'cuda:0 (emulated device) has no memory for one more process: others hold its 16777216 bytes' 'no memory at all' EMU_MB=16 EMU_TAKEN=16384
+EMU_MB=16 EMU_TAKEN=14500 run run "$work/q" --prompt a --max-tokens 1 --device cuda -q
+like "$rc $(cat "$work/err")" '^1 gptqpipe: error: layer 0: cuda:0 has no memory for keys and values of positions 0 to 63 \(5 layers, 2 heads of 32\): 163840 bytes wanted, [0-9]+ of 16777216 free, 262144 of them kept for kernels$' \
+    'no memory behind the weights: what for, and how much'
 EMU_MB=1 run run "$work/q" --prompt a --max-tokens 1 --device cuda -q
 like "$rc $(cat "$work/err")" '^1 gptqpipe: error: model\.layers\.[0-4]\.[a-z_.]+: cuda:0 has no memory for [a-z ]+: [0-9]+ bytes wanted, [0-9]+ of 1048576 free$' 'out of memory: which module, what for, how much'
 done_testing

@@ -107,6 +107,71 @@ refused 65 "^m\.yaml:7:[0-9]+: error: .*scale_serch.*scale_search" 'misspelt par
 manifest 'bit: 4' >m.yaml
 refused 65 "^m\.yaml:7:[0-9]+: error: .*'?bit'?.*bits" 'unknown field names the nearest'
 
+# A named class of CUDA kernels against the modules that it would have to serve: plan and apply say the same, before anything runs.
+# unserved TEXT WHAT [ARGS]: both refuse m.yaml with exactly this line
+unserved() {
+    text=$1 name=$2
+    shift 2
+    run plan -q m.yaml "$@"
+    is "$rc $(cat "$work/err")" "65 $text" "$name: plan"
+    run apply -q --json m.yaml "$@"
+    is "$rc $(cat "$work/err")" "65 $text" "$name: apply"
+    is "$(tail -n 1 "$work/out" | grep -c '"ran":0,"hit":0')$(ls -d dist 2>/dev/null)" 1 "$name: nothing has run"
+}
+# pinned KERNEL [QUANTIZE_FIELDS]: the pipeline with a stage that runs the checkpoint, and one that checks its structure
+pinned() {
+    manifest "${2:-bits: 4}" 'target: transformers'
+    echo '  check: { validate: { checkpoint: out } }'
+    echo "  hello: { run: { checkpoint: out, prompts: [a], kernel: $1 } }"
+}
+three='+:^model\.layers\.1\.mlp\.down_proj$'
+at='m.yaml:10:58: error: stage '"'hello': kernel"
+pinned marlin "dynamic: { '$three': { bits: 3 } }" >m.yaml
+unserved "$at 'marlin' cannot serve model.layers.1.mlp.down_proj (128 x 512 in 3 bits, group 128): marlin takes 4 and 8 bits" 'marlin, 3 bits in one module'
+run plan -q m.yaml -t out
+is "$rc $(cat "$work/err")" '2 ' 'the stages before it can be planned'
+pinned machete 'bits: 2' >m.yaml
+unserved "$at 'machete' cannot serve model.layers.0.self_attn.q_proj (128 x 128 in 2 bits, group 128): machete takes 4 and 8 bits" 'machete, 2 bits'
+pinned marlin "dynamic: { '+:^model\.layers\.4\.self_attn\.o_proj\$': { group_size: 48 } }" >m.yaml
+unserved "$at 'marlin' cannot serve model.layers.4.self_attn.o_proj (128 x 128 in 4 bits, group 48): marlin takes groups of 32, 64, 128, ... inputs, or one group" \
+    'marlin, groups of 48'
+pinned marlin "lm_head: true, dynamic: { '+:^lm_head\$': { group_size: 24 } }" >m.yaml
+unserved "$at 'marlin' cannot serve lm_head (1024 x 128 in 4 bits, group 24): marlin takes groups of 32, 64, 128, ... inputs, or one group" 'marlin, the head in groups of 24'
+for served in "marlin group_size: -1" "machete bits: 8, group_size: 256" "simple bits: 3" "auto bits: 2" "marlin bits: 3, dynamic: { '-:^.*mlp.*\$': {}, '+:^.*attn.*\$': { bits: 4 } }"; do
+    pinned "${served%% *}" "${served#* }" >m.yaml
+    run plan -q m.yaml
+    is "$rc $(cat "$work/err")" '2 ' "served: $served"
+done
+# There is no GPU for it: plan says so and plans, apply does not start.
+pinned marlin >m.yaml
+run plan m.yaml --device cpu
+like "$rc $(tail -n 1 "$work/err")" "^2 hello: kernel 'marlin' needs a GPU, and here is none that this run may use: apply needs one\$" 'marlin without a GPU: plan notes it'
+run apply -q --json m.yaml --device cpu
+is "$rc $(cat "$work/err")" "1 $at 'marlin' needs a GPU, and this run computes in class 'cpu'" 'marlin without a GPU: apply'
+is "$(tail -n 1 "$work/out" | grep -c '"ran":0,"hit":0')" 1 'marlin without a GPU: nothing has run'
+run apply -q --json -k m.yaml --device cpu
+is "$rc $(tail -n 1 "$work/out" | grep -o '"ran":[0-9]*,"hit":[0-9]*')" '1 "ran":8,"hit":3' 'marlin without a GPU, --keep-going: the rest has'
+rm -r dist
+# A checkpoint that is fetched: by its own quantization_config.
+manifest 'method: rtn, bits: 3' 'target: transformers' | sed 's/output: dist/output: three/; s/calibration: calib, //; /calib:/d; /text:/d' >m.yaml
+run apply -q m.yaml
+is "$rc $(cat "$work/err")" '0 ' 'a checkpoint of 3 bits'
+# fetched FOLDER KERNEL
+fetched() {
+    printf 'version: 1\nname: wrong\nstages:\n  ckpt: { fetch: { file: %s } }\n  hello: { run: { checkpoint: ckpt, prompts: [a], kernel: %s } }\n' "$1" "$2"
+}
+fetched three marlin >m.yaml
+unserved "m.yaml:5:59: error: stage 'hello': kernel 'marlin' cannot serve model.layers.0.self_attn.q_proj (128 x 128 in 3 bits, group 128): marlin takes 4 and 8 bits" \
+    'marlin, a fetched checkpoint of 3 bits'
+fetched quickstart/model marlin >m.yaml
+run plan -q m.yaml
+is "$rc $(cat "$work/err")" '2 ' 'marlin, a model that is not quantized'
+cp -r three broken && sed -i 's/"bits": 3/"bits": 4/' broken/config.json
+fetched broken marlin >m.yaml
+run plan -q m.yaml
+is "$rc $(cat "$work/err")" "1 m.yaml:5:31: error: stage 'hello': model 'ckpt': tensor 'model.layers.0.self_attn.q_proj.qweight' is stored in 3 bits; quantization_config makes it 4" \
+    'a fetched checkpoint that contradicts its config'
+
 cat >m.yaml <<'Y'
 version: 1
 name: wrong

@@ -1,6 +1,7 @@
 /* A CUDA device made of this processor: the runtime's functions, and blocks of threads as fibers (see include/kernels/cuda/instr.cuh). EMU_SEED shuffles differently;
  * EMU_LAUNCHES=FILE writes there, at the end, how many kernels were launched;
- * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_MB=100 one of 100 MB (default 1024).
+ * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_PTX=80 code that was made of PTX for 8.0, EMU_MB=100 one of 100 MB (default 1024), of which
+ * others hold EMU_TAKEN KB, EMU_MODE=3 one of that compute mode whose place is taken, EMU_DRIVER=12020 one with the driver of CUDA 12.2.
  * What it proves: indices, layouts, barriers, waits (for copies out of page-locked memory too), bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
 #include <math.h>
 #include <stdio.h>
@@ -23,17 +24,20 @@ enum { PAGE = 4096, STACK = 128 << 10, MOST_THREADS = 1024, MOST_SHARED = 227 <<
 static std::map<void *, std::pair<char *, size_t>> allocations; /* pointer -> its pages */
 static size_t used_memory;
 
-static size_t memory()
+static int setting(const char *name, int otherwise)
 {
-    const char *mb = getenv("EMU_MB");
-    return (size_t)(mb ? atoi(mb) : 1024) << 20;
+    const char *s = getenv(name);
+    return s ? atoi(s) : otherwise;
 }
+
+static size_t memory() { return (size_t)setting("EMU_MB", 1024) << 20; }
+static size_t free_memory() { return memory() - ((size_t)setting("EMU_TAKEN", 0) << 10) - used_memory; }
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     size_t body = (bytes + PAGE - 1) / PAGE * PAGE, at = body - (bytes + 63) / 64 * 64;
     *out = NULL;
-    if (used_memory + body > memory())
+    if (body > free_memory())
         return cudaErrorMemoryAllocation;
     char *p = (char *)mmap(NULL, body + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED || mprotect(p + body, PAGE, PROT_NONE))
@@ -128,18 +132,14 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *free_bytes = memory() - used_memory;
+    *free_bytes = free_memory();
     *total = memory();
     return cudaSuccess;
 }
 
 /* Devices, streams, events */
 
-static int capability()
-{
-    const char *sm = getenv("EMU_SM");
-    return sm ? atoi(sm) : 90;
-}
+static int capability() { return setting("EMU_SM", 90); }
 
 /* Shared memory that a block can have: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability". */
 static int most_shared()
@@ -158,6 +158,7 @@ cudaError_t cudaDeviceGetAttribute(int *out, enum cudaDeviceAttr a, int)
 {
     switch (a) {
     case cudaDevAttrMultiProcessorCount: *out = PROCESSORS; return cudaSuccess;
+    case cudaDevAttrComputeMode: *out = setting("EMU_MODE", cudaComputeModeDefault); return cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor: *out = capability() / 10; return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor: *out = capability() % 10; return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *out = most_shared() + 1024; return cudaSuccess;
@@ -166,10 +167,25 @@ cudaError_t cudaDeviceGetAttribute(int *out, enum cudaDeviceAttr a, int)
     return cudaErrorInvalidValue;
 }
 
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = setting("EMU_DRIVER", 13000);
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = 1;
-    return cudaSuccess;
+    int driver, runtime;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    *count = driver >= runtime;
+    return *count ? cudaSuccess : cudaErrorInsufficientDriver;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
@@ -185,7 +201,13 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device)
+{
+    if (device != 0)
+        return cudaErrorInvalidDevice;
+    return setting("EMU_MODE", cudaComputeModeDefault) != cudaComputeModeDefault ? cudaErrorDevicesUnavailable : free_memory() ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
 cudaError_t cudaGetLastError(void) { return cudaSuccess; }
 const char *cudaGetErrorString(cudaError_t r) { return r == cudaErrorMemoryAllocation ? "out of memory" : r ? "error" : "no error"; }
 const char *cudaGetErrorName(cudaError_t r) { return r == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaError"; }
@@ -198,6 +220,22 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) { delete e; return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) { e->copies = late_made + late.size(); return cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) { make_copies(e->copies); return cudaSuccess; }
 cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int value) { return value <= most_shared() ? cudaSuccess : cudaErrorInvalidValue; }
+
+/* Code for this very device, or with EMU_PTX made of PTX for that one. */
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *)
+{
+    *a = {setting("EMU_PTX", capability()), capability()};
+    return cudaSuccess;
+}
+
+/* A kernel without the instruction that waits may not be launched before the one in front of it is through. */
+void emu_check_dependent(const void *kernel)
+{
+    struct cudaFuncAttributes a;
+    cudaFuncGetAttributes(&a, kernel);
+    if (a.ptxVersion < 90)
+        DIE("a dependent launch of a kernel of PTX %d.%d, which does not wait", a.ptxVersion / 10, a.ptxVersion % 10);
+}
 
 /* Fibers */
 

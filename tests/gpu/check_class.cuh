@@ -639,7 +639,7 @@ static void check_fixed(const struct problem *p, bool halves)
     CUDA(cudaFree(got.all));
 }
 
-/* With halves row m of y is the sum of rows 2m and 2m + 1 without, to the bit. */
+/* With halves row m of y is the sum of rows 2m and 2m + 1 without, to the bit; launched plainly, and as a dependent of the launch before. */
 static void check_halves(const struct problem *p)
 {
     const int64_t M = (p->max_rows < 70 ? p->max_rows : 70) / 2 * 2;
@@ -649,17 +649,23 @@ static void check_halves(const struct problem *p)
     const struct config c = class_choose(&p->packed, M, MARLIN_FIXED);
     struct class_call call = call_of(p, M, &plain, true);
     launch(p, &c, &call, NULL);
-    call = call_of(p, M, &joined, true);
-    call.halves = true;
-    launch(p, &c, &call, NULL);
-    finish();
-    CUDA(cudaMemcpy(a, plain.y, (size_t)((M - 1) * plain.ldy + p->N) * 4, cudaMemcpyDeviceToHost));
-    CUDA(cudaMemcpy(b, joined.y, (size_t)((M / 2 - 1) * joined.ldy + p->N) * 4, cudaMemcpyDeviceToHost));
-    for (int64_t m = 0; m < M / 2; m++)
-        for (int64_t n = 0; n < p->N; n++) {
-            const float sum = a[2 * m * plain.ldy + n] + a[(2 * m + 1) * plain.ldy + n];
-            bad += memcmp(&sum, &b[m * joined.ldy + n], 4) != 0;
-        }
+    for (int pdl = 0; pdl < 2; pdl++) {
+        call.pdl = pdl;
+        if (pdl) /* a launch for it to overlap: plain once more */
+            launch(p, &c, &call, NULL);
+        struct class_call half = call_of(p, M, &joined, true);
+        half.halves = true;
+        half.pdl = pdl;
+        launch(p, &c, &half, NULL);
+        finish();
+        CUDA(cudaMemcpy(a, plain.y, (size_t)((M - 1) * plain.ldy + p->N) * 4, cudaMemcpyDeviceToHost));
+        CUDA(cudaMemcpy(b, joined.y, (size_t)((M / 2 - 1) * joined.ldy + p->N) * 4, cudaMemcpyDeviceToHost));
+        for (int64_t m = 0; m < M / 2; m++)
+            for (int64_t n = 0; n < p->N; n++) {
+                const float sum = a[2 * m * plain.ldy + n] + a[(2 * m + 1) * plain.ldy + n];
+                bad += memcmp(&sum, &b[m * joined.ldy + n], 4) != 0;
+            }
+    }
     tap(bad == 0 && guards_hold(&joined, p, M / 2, true), "halves: rows added up in pairs, M=%lld N=%lld K=%lld %s: %lld differ", (long long)M, (long long)p->N, (long long)p->K,
         act_name(p->act), bad);
     free(a);
@@ -715,6 +721,57 @@ static struct problem simple(int64_t N, int64_t K, int bits, enum marlin_act act
     return p;
 }
 
+/* Products of many shapes and both bit widths, one launch behind the other without a synchronization between, each a dependent of the one before, all on one workspace: the
+ * bits that each gives alone. */
+static void check_queue(bool small)
+{
+    static const int64_t shapes[][2] = {{1024, 2048}, {192, 4096}, {4096, 1024}, {640, 640}, {77, 1536}, {2048, 8192}};
+    static const int Ms[] = {1, 16, 40, 100}, steps[] = {1, 5, 7, 11, 13, 17, 19, 23}; /* without a factor in common with the number of launches, 32 or 96 */
+    enum { SHAPES = 6, MS = 4, MODES = 2, CALLS = 2 * SHAPES * MS * MODES };
+    static struct problem problems[2 * SHAPES];
+    static struct queued {
+        const struct problem *p;
+        struct config c;
+        struct output alone, behind;
+        int M;
+    } queue[CALLS];
+    const int shape_count = small ? 2 : SHAPES, rounds = small ? 2 : 8;
+    int count = 0, n = 0;
+    for (int i = 0; i < 2 * shape_count; i++) {
+        struct problem *p = &problems[count++];
+        *p = simple(shapes[i / 2][0] / (small ? 8 : 1), shapes[i / 2][1] / (small ? 4 : 1), i % 2 ? 8 : 4, i % 3 ? MARLIN_BF16 : MARLIN_F16, 100, 0.02f);
+        for (int j = 0; j < MS * MODES; j++) {
+            struct queued *q = &queue[n++];
+            *q = {p, class_choose(&p->packed, Ms[j / MODES], (enum marlin_mode)(j % MODES)), output_new(p, Ms[j / MODES], true), output_new(p, Ms[j / MODES], true), Ms[j / MODES]};
+            const struct class_call call = call_of(p, q->M, &q->alone, true);
+            launch(p, &q->c, &call, NULL);
+            finish();
+        }
+    }
+    unsigned long long bad = 0;
+    for (int r = 0; r < rounds; r++) {
+        for (int i = 0; i < n; i++)
+            CUDA(cudaMemset(queue[i].behind.y, 0xff, queue[i].behind.bytes));
+        CUDA(cudaDeviceSynchronize());
+        for (int i = 0; i < n; i++) { /* each round has other neighbours */
+            const struct queued *q = &queue[i * steps[r] % n];
+            struct class_call call = call_of(q->p, q->M, &q->behind, true);
+            call.pdl = true;
+            launch(q->p, &q->c, &call, NULL);
+        }
+        finish();
+        for (int i = 0; i < n; i++)
+            bad += different(queue[i].alone.y, queue[i].behind.y, queue[i].alone.bytes);
+    }
+    tap(bad == 0 && class_clean(0), "%d launches of %d matrices behind each other, %d rounds: %llu bytes differ from each alone", n, count, rounds, bad);
+    for (int i = 0; i < n; i++) {
+        CUDA(cudaFree(queue[i].alone.all));
+        CUDA(cudaFree(queue[i].behind.all));
+    }
+    for (int i = 0; i < count; i++)
+        problem_free(&problems[i]);
+}
+
 static void check_refusals(const struct problem *p)
 {
     struct output o = output_new(p, 9, true);
@@ -750,6 +807,7 @@ int main(int argc, char **argv)
         check_refusals(&p);
         problem_free(&p);
     }
+    check_queue(small);
     check_kinds(small);
     {
         struct problem p = simple(small ? 256 : 4096, small ? 256 : 4096, 4, MARLIN_F16, 100, small ? 0.024f : 0.006f); /* a chain neither grows nor fades */

@@ -1,5 +1,6 @@
 /* Products on the device: every format in every class of kernels against f64, rows that do not depend on their company, repeats, what is refused.
- *   check_linear PLUGIN [small | full | repeat] [CLASS]     full: shapes of large layers too; repeat: 100 repeats of one product of each format; CLASS: simple, marlin or machete alone */
+ *   check_linear PLUGIN [small | full | repeat | queue] [CLASS]     full: shapes of large layers too; repeat: 100 repeats of one product of each format; queue: only the products
+ * behind each other, in small cases; CLASS: simple, marlin or machete alone */
 #include "tests/gpu/tap.h"
 
 enum kind { F32, F16, BF16, W2, W3, W4, W8, KINDS };
@@ -278,6 +279,109 @@ static void repeats(struct rig *r, const struct under_test *u, int times, int64_
         r->gpu->ops->weight_free(r->gpu, w);
         matrix_free(&m);
     }
+}
+
+/* Products of many shapes and all kinds, one behind the other, against each by itself. */
+struct queued {
+    struct weight *w;
+    float *x, *y;     /* device; products of one M and K share x, so that no split lies between their launches */
+    int64_t M, N, K;
+    float *alone;     /* host */
+};
+
+static void enqueue(struct rig *r, const struct queued *q)
+{
+    MUST(r->gpu->ops->linear(r->gpu, q->y, q->N, q->x, q->K, q->M, q->w, NULL, false, &err));
+}
+
+/* Fills q with all kinds and all N for each K and M; returns how many. */
+static int queue_make(struct rig *r, const struct under_test *u, bool small, struct queued *q)
+{
+    static const struct {
+        int64_t K, N[4];
+    } shapes[] = {{640, {33, 96, 300, 17}}, {1600, {72, 24, 130, 600}}, {4096, {64, 4096, 1024, 130}}, {14336, {96, 640, 40, 4096}}};
+    static const int64_t rows[] = {1, 6, 33, 129};
+    uint64_t seed = 9;
+    int n = 0;
+    for (size_t i = 0; i < (small ? 2 : sizeof shapes / sizeof *shapes); i++)
+        for (int j = 0; j < 4 * u->count; j++) {
+            struct matrix m = matrix_new(u->kinds[j % u->count], &(struct shape){shapes[i].N[j / u->count], shapes[i].K, 128, false}, &seed);
+            struct weight *w = weight_of(r->gpu, &m);
+            for (int k = 0; k < (small ? 2 : 4); k++)
+                q[n++] = (struct queued){.w = w, .M = rows[k], .N = m.N, .K = m.K};
+            matrix_free(&m);
+        }
+    for (int i = 0; i < n; i++) {
+        const size_t count = (size_t)(q[i].M * q[i].N);
+        for (int j = 0; j < i && !q[i].x; j++)
+            q[i].x = q[j].K == q[i].K && q[j].M == q[i].M ? q[j].x : NULL;
+        float *x = rnd_floats((size_t)(q[i].M * q[i].K), &seed), *y = calloc(count, sizeof *y);
+        q[i].x = q[i].x ? q[i].x : on_device(r->gpu, x, (size_t)(q[i].M * q[i].K));
+        q[i].y = on_device(r->gpu, y, count);
+        free(x);
+        free(y);
+        enqueue(r, &q[i]);
+        q[i].alone = to_host(r->gpu, q[i].y, count);
+    }
+    return n;
+}
+
+static void queue_free(struct rig *r, struct queued *q, int n)
+{
+    for (int i = 0; i < n; i++) {
+        bool last = true, last_x = true;
+        for (int j = i + 1; j < n; j++) {
+            last = last && q[j].w != q[i].w;
+            last_x = last_x && q[j].x != q[i].x;
+        }
+        if (last)
+            r->gpu->ops->weight_free(r->gpu, q[i].w);
+        if (last_x)
+            r->gpu->ops->free(r->gpu, q[i].x);
+        r->gpu->ops->free(r->gpu, q[i].y);
+        free(q[i].alone);
+    }
+}
+
+/* Each product by itself, then all without a synchronization between them, in three orders: as they were made, by M and K (what shares x lies together), scattered. */
+static void queued(struct rig *r, const struct under_test *u, bool small)
+{
+    enum { MOST = 4 * 4 * KINDS * 4 };
+    static struct queued q[MOST];
+    static int order[3][MOST];
+    uint64_t seed = 10;
+    memset(q, 0, sizeof q);
+    const int n = queue_make(r, u, small, q);
+    int differ = 0, sorted = 0;
+    for (int i = 0; i < n; i++) {
+        order[0][i] = i;
+        const int at = (int)(rnd(&seed) % (uint64_t)(i + 1));
+        order[2][i] = order[2][at];
+        order[2][at] = i;
+        for (int j = i; j < n; j++) {
+            bool seen = false;
+            for (int k = 0; k < sorted && !seen; k++)
+                seen = order[1][k] == j;
+            if (!seen && q[j].x == q[i].x)
+                order[1][sorted++] = j;
+        }
+    }
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < n; i++) {
+            float *nothing = calloc((size_t)(q[i].M * q[i].N), sizeof *nothing);
+            MUST(r->gpu->ops->upload(r->gpu, q[i].y, nothing, (size_t)(q[i].M * q[i].N) * sizeof *nothing, &err));
+            free(nothing);
+        }
+        for (int i = 0; i < n; i++)
+            enqueue(r, &q[order[round][i]]);
+        for (int i = 0; i < n; i++) {
+            float *y = to_host(r->gpu, q[i].y, (size_t)(q[i].M * q[i].N));
+            differ += !same(y, q[i].alone, (size_t)(q[i].M * q[i].N));
+            free(y);
+        }
+    }
+    tap_ok(!differ && n > 0 && sorted == n, "%s: %d products behind each other, in 3 orders: %d differ from each by itself", u->name, n, differ);
+    queue_free(r, q, n);
 }
 
 /* Large layers against the CPU backend (f32): ||d|| / ||ref|| <= 2^-15, f64 sums would take minutes. */
@@ -561,6 +665,8 @@ static void test_class(const char *plugin, const struct under_test *u, const cha
     }
     if (!strcmp(mode, "repeat")) {
         repeats(&r, u, 100, 1024, 2048);
+    } else if (!strcmp(mode, "queue")) {
+        queued(&r, u, true);
     } else {
         against_exact(&r, u, small);
         if (first)
@@ -568,6 +674,7 @@ static void test_class(const char *plugin, const struct under_test *u, const cha
         company(&r, u, small);
         joined(&r, u, small);
         repeats(&r, u, 3, 96, 512);
+        queued(&r, u, small);
         if (first) {
             refused(&r);
             chosen(&r);
@@ -581,7 +688,7 @@ static void test_class(const char *plugin, const struct under_test *u, const cha
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: check_linear PLUGIN [small|full|repeat [simple|marlin|machete]]\n");
+        fprintf(stderr, "usage: check_linear PLUGIN [small|full|repeat|queue [simple|marlin|machete]]\n");
         return 64;
     }
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)

@@ -20,6 +20,7 @@ static void class_open(const struct cudaDeviceProp *prop, bool small)
     struct err e;
     (void)prop;
     OURS(marlin_device_open(&dev, &e), e);
+    printf("# dependent launches %s\n", dev.pdl ? "overlap" : "do not overlap: the code is not of 9.0 or newer");
     space_bytes = small ? (size_t)64 << 20 : (size_t)256 << 20;
     for (int s = 0; s < SPACES; s++) {
         spaces[s] = device_alloc(space_bytes);

@@ -90,7 +90,7 @@ static struct marlin_shape shape(int64_t N, int64_t K, int bits)
 }
 
 /* sm_80, sm_86 (and 89, 120), sm_90: compute capabilities table, CUDA C++ Programming Guide. */
-static const struct marlin_device devices[] = {{108, 80, 163 * 1024, 164 * 1024}, {84, 86, 99 * 1024, 100 * 1024}, {132, 90, 227 * 1024, 228 * 1024}};
+static const struct marlin_device devices[] = {{108, 80, 163 * 1024, 164 * 1024, false}, {84, 86, 99 * 1024, 100 * 1024, false}, {132, 90, 227 * 1024, 228 * 1024, true}};
 
 static void chosen_configs_run(void **state)
 {
@@ -205,6 +205,18 @@ static void bad_configs(void **state)
     assert_string_equal(e.text, "kernel marlin needs compute capability 8.0, the device has 7.5");
 }
 
+/* A dependent launch is for code with the instruction that waits: compiled for 9.0 and newer, whatever the device. */
+static void who_waits(void **state)
+{
+    (void)state;
+    static const struct {
+        int ptx, binary;
+        bool waits;
+    } cases[] = {{80, 80, false}, {89, 89, false}, {90, 90, true}, {100, 100, true}, {120, 120, true}, {80, 90, false}, {80, 103, false}, {90, 100, true}, {0, 90, false}, {90, 0, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(marlin_waits(cases[i].ptx, cases[i].binary), cases[i].waits);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +225,7 @@ int main(void)
         cmocka_unit_test(fixed_order),
         cmocka_unit_test(fixed_order_is_kept),
         cmocka_unit_test(bad_configs),
+        cmocka_unit_test(who_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -242,6 +242,66 @@ static void forced_stage_runs_again(void **state)
     assert_string_equal(buf_str(&story), "open w4;replay w4/layer.0;replay w4/layer.1;run w4/layer.2;close w4;finish ckpt;");
 }
 
+/* What the last refusing_expand was told. */
+static char told_class[32];
+static bool told_applying;
+
+static int refusing_expand(struct stage_ctx *s, struct stage_expansion *x, struct err *e)
+{
+    int rc = run_expand(s, x, e);
+    snprintf(told_class, sizeof told_class, "%s", s->numerics);
+    told_applying = s->applying;
+    if (rc)
+        return rc;
+    err_set(e, ERR_MANIFEST, "stage '%s': prompts are refused", s->name);
+    return s->place(s, "prompts", e);
+}
+
+static bool on_gpu(const struct stage_ctx *s)
+{
+    (void)s;
+    return true;
+}
+
+static void find_gpu(const char *device, struct pipeline_gpu *out)
+{
+    (void)device;
+    *out = (struct pipeline_gpu){.found = true, .proven = true, .numerics = "cuda-sm86", .key = "cuda-sm86:sms4:r1"};
+}
+
+/* What the last stage's expand refuses, apply refuses before the first runs; with keep_going everything else runs. */
+static void apply_finds_what_a_plan_finds_before_it_starts(void **state)
+{
+    (void)state;
+    struct err e;
+    fake_run.expand = refusing_expand;
+    struct pipeline *p = open_project();
+    assert_int_equal(pipeline_plan(p, &e), -ERR_MANIFEST);
+    assert_string_equal(e.text, "stage 'hello': prompts are refused");
+    assert_int_equal(e.line, 10);
+    assert_string_equal(told_class, "cpu");
+    assert_false(told_applying);
+    close_project(p);
+    assert_apply(-ERR_MANIFEST, "stage 'hello': prompts are refused");
+    assert_string_equal(buf_str(&story), "");
+    assert_true(told_applying);
+    const char *target = "quality";
+    fake_config.targets = &target;
+    fake_config.target_count = 1;
+    assert_apply(0, "ran 8 hit 2"); /* the stage that is refused is not wanted; the sources are in the lock */
+    fake_config.target_count = 0;
+    fake_run.gpu = on_gpu;
+    fake_config.probe_gpu = find_gpu;
+    fake_config.numerics = "cuda-sm86";
+    fake_config.keep_going = true;
+    replace("samples: 4", "samples: 3");
+    assert_apply(-ERR_MANIFEST, "stage 'hello': prompts are refused");
+    assert_string_equal(buf_str(&story), "run calib;open w4;run w4/layer.0;run w4/layer.1;run w4/layer.2;run w4/layer.3;close w4;run ckpt;finish ckpt;run quality;");
+    assert_string_equal(told_class, "cuda-sm86");
+    fake_run.gpu = NULL;
+    fake_run.expand = run_expand;
+}
+
 static int other_run(struct stage_ctx *s, struct run_ctx *r, size_t node, void *chain, const char *outdir, struct err *e)
 {
     (void)chain;
@@ -567,6 +627,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_second_output_for_one_key_is_an_error, reset, drop_root),
         cmocka_unit_test_setup_teardown(a_failure_stops_what_needs_it, reset, drop_root),
         cmocka_unit_test_setup_teardown(keep_going_runs_the_rest, reset, drop_root),
+        cmocka_unit_test_setup_teardown(apply_finds_what_a_plan_finds_before_it_starts, reset, drop_root),
         cmocka_unit_test_setup_teardown(verdict_is_asked_on_hits_too, reset, drop_root),
         cmocka_unit_test_setup_teardown(a_signal_stops_the_run, reset, drop_root),
         cmocka_unit_test_setup_teardown(source_that_changes_meanwhile_is_not_published, reset, drop_root),

@@ -22,9 +22,14 @@ struct cudaLaunchConfig_t {
     unsigned numAttrs;
 };
 
+void emu_check_dependent(const void *kernel);
+
 /* Every kernel that is launched so takes one struct marlin_args. */
 static inline cudaError_t cudaLaunchKernelExC(const struct cudaLaunchConfig_t *c, const void *kernel, void **params)
 {
+    for (unsigned i = 0; i < c->numAttrs; i++)
+        if (c->attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization && c->attrs[i].val.programmaticStreamSerializationAllowed)
+            emu_check_dependent(kernel);
     struct marlin_args a;
     memcpy(&a, params[0], sizeof a);
     emu_launch(c->gridDim, c->blockDim, c->dynamicSmemBytes, [=]() { ((void (*)(const struct marlin_args))kernel)(a); });
