@@ -83,7 +83,7 @@ EMU := $(B)/emu/libgptqpipe_cuda.so
 EMU_FLAGS := -O2 -g -DMARLIN_EXACT_ONLY -ffp-contract=off -fno-strict-aliasing -fPIC -fvisibility=hidden -Itests/emu/include -I. -Wall -Wextra -Wno-unknown-pragmas -Wno-format-truncation -Werror
 OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(patsubst %.cu,$(O)/emu/%.cu.o,$(filter-out %/machete.cu,$(PLUGIN_CU))) $(PLUGIN_ROWS:%=$(O)/emu/%) $(O)/emu/tests/emu/emu.o \
            $(O)/emu/tests/emu/no_machete.o
-GPU_CHECKS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/gpu/check_*.c tests/gpu/bench_*.c))
+GPU_CHECKS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/gpu/check_*.c))
 
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c tests/kernels/check_*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/bench_*.c))

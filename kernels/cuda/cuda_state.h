@@ -21,7 +21,7 @@ extern "C" {
 #include "kernels/cuda/marlin.h"
 #include "kernels/plugin.h"
 
-enum { PLUGIN_REVISION = 3 };
+enum { PLUGIN_REVISION = 4 };
 
 /* Rows of counters, in the order of reports. */
 enum cuda_row {
@@ -89,7 +89,6 @@ struct cuda_state {
     struct kv_pool pool;
     struct marlin_device marlin;
     struct machete_device machete;
-    char no_machete[160];    /* why the device or the build has no kernel machete; "": it has, or was not asked for it */
     struct {                 /* what `split` holds, so that q, k and v split their common input once; x NULL: nothing */
         const float *x;
         int64_t ldx, M, K, pitch;

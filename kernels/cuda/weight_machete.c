@@ -1,4 +1,4 @@
-/* `kernel: machete` in the plug-in, on compute capability 9.0: as weight_marlin.c, in Machete's order. Always MARLIN_FIXED: tiles of 32 rows, 16 tokens. */
+/* Class machete in the plug-in, on compute capability 9.0: as weight_marlin.c, in Machete's order. Always MARLIN_FIXED: tiles of 32 rows, 16 tokens. */
 #include "kernels/cuda/cuda_state.h"
 
 static int machete_tables(const struct weight *w, const struct qmatrix *q, uint16_t *scales, uint16_t *zeros, int32_t *perm, struct err *e)
