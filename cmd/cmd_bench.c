@@ -350,7 +350,7 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
         {.name = "tokens", .type = OPT_INT, .into = &r.tokens, .arg = "N", .help = "to generate (default 128, at most what the context holds)", .lo = 1, .hi = INT32_MAX, .given = model},
         {.name = "batch", .type = OPT_INTS, .into = &r.batches, .arg = "B,...", .help = "sequences that are generated together (default 1,16)", .lo = 1, .hi = GENERATE_LIVE_MAX, .given = model},
         {.name = "runs", .type = OPT_INT, .into = &r.runs, .arg = "N", .help = "that the median is of, after one that is not counted (default 5)", .lo = 1, .hi = SPEED_RUNS_MAX, .given = model},
-        {.name = "seconds", .type = OPT_REAL, .into = &r.seconds, .arg = "S", .help = "least time of a measurement of ops and bounds (default 0.1)", .real_lo = 0, .real_hi = 3600},
+        {.name = "seconds", .type = OPT_REAL, .into = &r.seconds, .arg = "S", .help = "least time of a measurement of an op (default 0.1)", .real_lo = 0, .real_hi = 3600},
         {.name = "json", .type = OPT_FLAG, .into = &r.json, .help = "one JSON object a line"},
         OPTION_END,
     };

@@ -115,7 +115,7 @@ int device_asked(const char *device, const char *capability, struct device_probe
     }
     char *end, *last;
     long major = strtol(capability, &end, 10), minor = *end == '.' ? strtol(end + 1, &last, 10) : -1;
-    if (strspn(capability, "0123456789.") != strlen(capability) || major < 0 || major > 99 || minor < 0 || minor > 9 || last != end + 2 || *last)
+    if (strspn(capability, "0123456789.") != strlen(capability) || end == capability || major > 99 || minor < 0 || minor > 9 || last != end + 2 || *last)
         return err_set(e, ERR_USAGE, "unknown compute capability '%s' (8.0, 8.6, 9.0, ...)", capability);
     if (major < 8)
         return err_set(e, ERR_USAGE, "compute capability %s: the CUDA kernels serve 8.0 and newer", capability);

@@ -33,12 +33,13 @@ static const struct {
 
 static void rules(void **state)
 {
-    static const int capabilities[] = {0, 80, 86, 89, 100, 120};
+    enum { DEVICES = 6 };
+    static const int capabilities[DEVICES] = {0, 80, 86, 89, 100, 120};
     (void)state;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases * (sizeof capabilities / sizeof *capabilities); i++) {
-        struct select_matrix m = cases[i / 6].m;
-        const char *best = cases[i / 6].best, *rule = cases[i / 6].why, *why;
-        m.capability = capabilities[i % 6];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases * DEVICES; i++) {
+        struct select_matrix m = cases[i / DEVICES].m;
+        const char *best = cases[i / DEVICES].best, *rule = cases[i / DEVICES].why, *why;
+        m.capability = capabilities[i % DEVICES];
         assert_string_equal(select_kernel(&m, "auto", &why), best);
         assert_string_equal(why, rule);
         if (!m.bits) {
