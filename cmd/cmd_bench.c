@@ -82,8 +82,8 @@ static json_t *line_json(const struct bench_line *l)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (numbers[i].value)
             json_object_set_new(o, numbers[i].key, json_integer(numbers[i].value));
-    json_object_update_new(o, json_pack("{s:f, s:f, s:f, s:f, s:s}", "seconds", l->time.seconds, "spread", l->time.spread, "bytes_per_second", l->bytes / l->time.seconds, "share", l->share,
-                                        "bound", l->bound));
+    json_object_update_new(o, json_pack("{s:f, s:f, s:f, s:f, s:s}", "seconds", l->time.seconds, "spread", l->time.spread, "bytes_per_second", l->bytes / l->time.seconds, "share",
+                                        l->share, "bound", l->bound));
     if (l->flops > 0)
         json_object_set_new(o, "flops_per_second", json_real(l->flops / l->time.seconds));
     return o;
@@ -123,7 +123,8 @@ static void on_line(void *arg, const struct bench_line *l)
 static int bench_device(struct cmd_ctx *c, struct bench_cmd *r, const struct bench_list *list)
 {
     if (!r->json)
-        printf("\n%-9s %-8s %-28s %8s %12s %8s %10s %10s  %s\n", "op", "class", "weights, outputs x inputs", "M", "us", "spread", "GB/s", "GFLOP/s", "share of the bound that binds");
+        printf("\n%-9s %-8s %-28s %8s %12s %8s %10s %10s  %s\n", "op", "class", "weights, outputs x inputs", "M", "us", "spread", "GB/s", "GFLOP/s",
+               "share of the bound that binds");
     int rc = list->shape_count ? 0 : bench_ops(&r->k, on_line, r, &c->err);
     if (!rc)
         rc = bench_products(&r->k, r->classes, r->class_count, list, strcmp(r->kernel, "auto") != 0, on_line, r, &c->err);
@@ -215,8 +216,9 @@ static void on_figure(void *arg, const struct speed_figure *f)
     struct bench_cmd *r = arg;
     char what[64];
     if (r->json) {
-        put_json(json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:s}", "type", f->what, "tokens", (json_int_t)f->tokens, "batch", (json_int_t)f->batch, "runs", (json_int_t)r->runs,
-                           "tokens_per_second", f->tokens_per_second, "spread", f->spread, "bound_tokens_per_second", f->bound_tokens_per_second, "share", f->share, "bound", f->bound));
+        put_json(json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:s}", "type", f->what, "tokens", (json_int_t)f->tokens, "batch", (json_int_t)f->batch, "runs",
+                           (json_int_t)r->runs, "tokens_per_second", f->tokens_per_second, "spread", f->spread, "bound_tokens_per_second", f->bound_tokens_per_second, "share", f->share,
+                           "bound", f->bound));
         return;
     }
     if (!strcmp(f->what, "prompt"))
@@ -341,15 +343,23 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     struct bench_cmd r = {.kernel = "auto", .seconds = 0.1, .runs = 5, .batches = {{1, 16}, 2}};
     bool *products = &r.given_products, *model = &r.given_model;
     struct option_def defs[] = {
-        {.name = "kernel", .type = OPT_STR, .into = &r.kernel, .arg = "K", .help = "class of kernels for quantized matrices (default: with MODEL auto, else each)", .choices = "auto|machete|marlin|simple|cpu"},
-        {.name = "shape", .type = OPT_LIST, .into = &r.shapes, .arg = "NxK", .help = "products of N outputs by K inputs alone; may be repeated (default: ops, and layers of a Llama)", .given = products},
-        {.name = "rows", .type = OPT_INTS, .into = &r.rows, .arg = "M,...", .help = "rows (tokens) of each product (default 1,16,256 and more on a GPU)", .lo = 1, .hi = 65536, .given = products},
-        {.name = "copies", .type = OPT_INT, .into = &r.copies, .arg = "N", .help = "of each matrix to go round in (default: 256 MB of them; 1: from a cache where it fits)", .lo = 1, .hi = 512, .given = products},
+        {.name = "kernel", .type = OPT_STR, .into = &r.kernel, .arg = "K", .help = "class of kernels for quantized matrices (default: with MODEL auto, else each)",
+         .choices = "auto|machete|marlin|simple|cpu"},
+        {.name = "shape", .type = OPT_LIST, .into = &r.shapes, .arg = "NxK", .help = "products of N outputs by K inputs alone; may be repeated (default: ops, and layers of a Llama)",
+         .given = products},
+        {.name = "rows", .type = OPT_INTS, .into = &r.rows, .arg = "M,...", .help = "rows (tokens) of each product (default 1,16,256; on a GPU 64 and 1024 too)", .lo = 1,
+         .hi = 65536, .given = products},
+        {.name = "copies", .type = OPT_INT, .into = &r.copies, .arg = "N", .help = "of each matrix to go round in (default: 256 MB of them; 1: from a cache where it fits)", .lo = 1,
+         .hi = 512, .given = products},
         {.name = "tune", .type = OPT_FLAG, .into = &r.tune, .help = "print rows for kernels/select.def: on each shape the best class of CUDA kernels"},
-        {.name = "prompt-tokens", .type = OPT_INT, .into = &r.prompt_tokens, .arg = "N", .help = "length of the prompt (default 512, at most the context)", .lo = 1, .hi = INT32_MAX, .given = model},
-        {.name = "tokens", .type = OPT_INT, .into = &r.tokens, .arg = "N", .help = "to generate (default 128, at most what the context holds)", .lo = 1, .hi = INT32_MAX, .given = model},
-        {.name = "batch", .type = OPT_INTS, .into = &r.batches, .arg = "B,...", .help = "sequences that are generated together (default 1,16)", .lo = 1, .hi = GENERATE_LIVE_MAX, .given = model},
-        {.name = "runs", .type = OPT_INT, .into = &r.runs, .arg = "N", .help = "that the median is of, after one that is not counted (default 5)", .lo = 1, .hi = SPEED_RUNS_MAX, .given = model},
+        {.name = "prompt-tokens", .type = OPT_INT, .into = &r.prompt_tokens, .arg = "N", .help = "length of the prompt (default 512, at most the context)", .lo = 1,
+         .hi = INT32_MAX, .given = model},
+        {.name = "tokens", .type = OPT_INT, .into = &r.tokens, .arg = "N", .help = "to generate (default 128, at most what the context holds)", .lo = 1,
+         .hi = INT32_MAX, .given = model},
+        {.name = "batch", .type = OPT_INTS, .into = &r.batches, .arg = "B,...", .help = "sequences that are generated together (default 1,16)", .lo = 1,
+         .hi = GENERATE_LIVE_MAX, .given = model},
+        {.name = "runs", .type = OPT_INT, .into = &r.runs, .arg = "N", .help = "that the median is of, after one that is not counted (default 5)", .lo = 1,
+         .hi = SPEED_RUNS_MAX, .given = model},
         {.name = "seconds", .type = OPT_REAL, .into = &r.seconds, .arg = "S", .help = "least time of a measurement of an op (default 0.1)", .real_lo = 0, .real_hi = 3600},
         {.name = "json", .type = OPT_FLAG, .into = &r.json, .help = "one JSON object a line"},
         OPTION_END,

@@ -3,10 +3,10 @@
  *   marlin   4 and 8 bits; groups of 32, 64, 128, ... inputs or one group; any N and K, any order of inputs, symmetric or not      (kernels/cuda/marlin.h)
  *   machete  the same matrices, on compute capability 9.0                                                                           (kernels/cuda/machete.h)
  *   simple   any quantized matrix                                                                                                  (kernels/cuda/product.cuh)
- * `auto` takes the first row of select.def that is for the device and the matrix and names a class whose rules the matrix keeps. The choice depends on the matrix and on the kind of
- * device and on nothing else: no environment, not M. A matrix lies on the device in one form, so a row's class is the one that is best by geometric mean over M; which tile serves
- * an M is chosen inside the class (marlin_choose.c, machete_choose.c). In every class a token's result is the same bits whatever the batch (marlin, machete: MARLIN_FIXED, its cost in marlin.h),
- * so the choice decides bits but not their steadiness; a change of select.def raises PLUGIN_REVISION. */
+ * `auto` takes the first row of select.def that is for the device and the matrix and names a class whose rules the matrix keeps. The choice depends on the matrix and on the
+ * kind of device and on nothing else: no environment, not M. A matrix lies on the device in one form, so a row's class is the best by geometric mean over M; which tile serves
+ * an M is chosen inside the class (marlin_choose.c, machete_choose.c). In every class a token's result is the same bits whatever the batch (marlin, machete: MARLIN_FIXED, its
+ * cost in marlin.h), so the choice decides bits but not their steadiness; a change of select.def raises PLUGIN_REVISION. */
 #ifndef KERNELS_SELECT_H
 #define KERNELS_SELECT_H
 

@@ -73,7 +73,7 @@ fails 64 "$E --kernel wants one of auto\|machete\|marlin\|simple\|cpu, not 'fast
 for s in 64 0x5 5x0 x 5x 64x64x64 -4x4 99999999999x1 '64 x64'; do
     fails 64 "$E unknown shape '$s' \(NxK, N outputs by K inputs: 4096x14336\)$" "shape '$s'" bench --shape="$s"
 done
-for m in '' 1,,2 1, 0 x 65537 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17; do
+for m in '' 1,,2 '1,' 0 x 65537 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17; do
     fails 64 "$E --rows wants up to 16 whole numbers from 1 to 65536 with commas between, not '$m'$" "rows '$m'" bench --rows "$m"
 done
 fails 64 "$E --batch wants up to 16 whole numbers from 1 to 32 with commas between, not '33'$" 'a batch beyond the decoder' bench $M --batch 33

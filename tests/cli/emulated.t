@@ -48,8 +48,17 @@ model down_proj marlin/gptq-w4g128 lm_head dense/bf16
 prompt 8 x 1 memory
 generation 2 x 1 memory
 generation 2 x 3 memory' 'bench of a model'
-run inspect tests/vectors/quickstart-w4g128
-like "$(cat "$work/out")" '^on CUDA: what auto takes on cuda:0, emulated device, compute capability 9\.0$' 'inspect: whose kernels'
+# A device of 9.0 whose rows name a class that it has not: what inspect says of it is what the plug-in does.
+mkdir "$work/wide" && python3 tests/cli/wide.py tests/vectors/quickstart-w4g128 "$work/wide"
+run inspect "$work/wide"
+like "$(sed -n 3p "$work/out")" '^on CUDA: what auto takes on cuda:0, emulated device, compute capability 9\.0$' 'inspect: whose kernels'
+like "$(grep '^lm_head .* 4 ' "$work/out")" ' marlin \(the emulated device does not run kernel machete\)$' 'inspect: a row that the device cannot follow, and why'
+is "$(grep -cE '_proj .* marlin$' "$work/out")" 7 'inspect: other shapes have no such row'
+EMU_MB=200 run bench "$work/wide" --device cuda --prompt-tokens 1 --tokens 1 --batch 1 --runs 1 --seconds 0 --json
+is "$rc $(python3 -c 'import json, sys
+o = next(o for o in map(json.loads, open(sys.argv[1])) if o["type"] == "model")
+print(o["kernel"]["lm_head"], o["kernel"]["q_proj"], o["kernel_why"])' "$work/out")" \
+    "0 marlin/gptq-w4g128 marlin/gptq-w4g128 {'lm_head': 'the emulated device does not run kernel machete'}" 'and the plug-in does so'
 EMU_SEED=${EMU_SEED:-2} "$checks/check_ops" "$emu/libgptqpipe_cuda.so" small >"$work/ops"
 rc=$?
 grep -v '^ok' "$work/ops" >&2

@@ -19,60 +19,24 @@ print(o["kind"], len(o["modules"]), down["bits"], down["group_size"], down["sym"
 print(sum(t["bytes"] for t in o["tensors"]) == o["totals"]["bytes"], o["totals"]["tensors"] == len(o["tensors"]), down["bits_per_weight"])
 print(o["totals"]["parameters"])' "$work/out" | tr '\n' '|')" \
     "model 36 4 128 True [128, 512] BF16|True True 4.40625|$(python3 -c 'print(1024*128 + 128*11 + 5*(128*128*2 + 64*128*2 + 3*512*128))')|" 'JSON'
-# The CUDA kernels of another device: a layer with shapes on both sides of that device's rows. Its values are a hole in the file.
-mkdir "$work/wide"
-python3 - $Q "$work/wide" <<'Y'
-import json, struct, sys
-d, H, KV, I, G = sys.argv[2], 4096, 1024, 4096, 128
-c = json.load(open(sys.argv[1] + "/config.json"))
-c.update(hidden_size=H, intermediate_size=I, num_hidden_layers=1, num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=64)
-json.dump(c, open(d + "/config.json", "w"))
-head, at = {}, 0
-def add(name, dtype, shape):
-    global at
-    n = {"I32": 4, "F16": 2}[dtype]
-    for s in shape:
-        n *= s
-    head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + n]}
-    at += n
-add("model.embed_tokens.weight", "F16", [64, H])
-add("model.norm.weight", "F16", [H])
-for n in ("input_layernorm", "post_attention_layernorm"):
-    add(f"model.layers.0.{n}.weight", "F16", [H])
-for m, N, K in (("self_attn.q_proj", H, H), ("self_attn.k_proj", KV, H), ("self_attn.v_proj", KV, H), ("self_attn.o_proj", H, H), ("mlp.gate_proj", I, H), ("mlp.up_proj", I, H),
-                ("mlp.down_proj", H, I)):
-    m = "model.layers.0." + m
-    for part, dtype, shape in (("qweight", "I32", [K // 8, N]), ("qzeros", "I32", [K // G, N // 8]), ("scales", "F16", [K // G, N]), ("g_idx", "I32", [K])):
-        add(f"{m}.{part}", dtype, shape)
-h = json.dumps(head).encode()
-h += b" " * (-len(h) % 8)
-with open(d + "/model.safetensors", "wb") as f:
-    f.write(struct.pack("<Q", len(h)) + h)
-    f.truncate(8 + len(h) + at)
-Y
-kernels() { awk '/_proj/ && $2 ~ /x/ { sub(".*[.]", "", $1); printf "%s %s ", $1, $NF }' "$work/out"; }
+# The CUDA kernels of another device, by shape.
+mkdir "$work/wide" && python3 tests/cli/wide.py $Q "$work/wide"
+kernels() { awk '$2 ~ /^[0-9]+x[0-9]+$/ && $3 ~ /^[48]$/ { sub(".*[.]", "", $1); printf "%s %s ", $1, $NF }' "$work/out"; }
+some='q_proj marlin k_proj marlin v_proj marlin o_proj marlin gate_proj marlin up_proj marlin down_proj marlin'
 run inspect "$work/wide" --capability 9.0
 is "$rc $(sed -n '3s/^on CUDA: //p' "$work/out")" '0 what auto takes on compute capability 9.0' 'kernels of another device: said whose'
-is "$(kernels)" 'q_proj machete k_proj marlin v_proj marlin o_proj machete gate_proj machete up_proj machete down_proj machete ' '9.0: machete by shape, marlin for the rest'
+is "$(kernels)" "$some lm_head machete " '9.0: machete by shape, marlin for the rest'
 run inspect "$work/wide" --capability 8.6
-is "$(kernels | grep -o marlin | wc -l)" 7 '8.6: marlin'
+is "$(kernels)" "$some lm_head marlin " '8.6: marlin'
 run inspect "$work/wide" --capability 9.0 --json
 is "$(python3 -c 'import json, sys
 o = json.load(open(sys.argv[1]))
-print(o["cuda_capability"], sorted({m["cuda_kernel"] for m in o["modules"]}))' "$work/out")" "9.0 ['dense', 'machete', 'marlin']" 'and as JSON'
+print(o["cuda_capability"], sorted({m["cuda_kernel"] for m in o["modules"]}))' "$work/out")" "9.0 ['machete', 'marlin']" 'and as JSON'
 run inspect "$work/wide" --device cpu
 is "$(sed -n 3p "$work/out")" 'on CUDA: what auto takes where nothing is known of the device (none is here; --capability 9.0 tells of one)' 'no device: said so'
-is "$(kernels | grep -o marlin | wc -l)" 7 'no device: what any takes'
+is "$(kernels)" "$some lm_head marlin " 'no device: what any takes'
 run inspect $Q --device cpu --json
-is "$(grep -c cuda_capability "$work/out")" 0 'no device: no capability'
-emu=$(dirname "$GPTQPIPE")/emu
-if [ -f "$emu/libgptqpipe_cuda.so" ]; then
-    "$emu/gptqpipe" inspect "$work/wide" >"$work/out"
-    is "$(grep -cE '_proj .* marlin \(the emulated device does not run kernel machete\)$' "$work/out") $(grep -cE '_proj .* marlin$' "$work/out")" '5 2' \
-        'a device of 9.0 that has no machete: marlin, and why'
-else
-    skip 1 'the emulated plug-in is not built (make test-build)'
-fi
+is "$rc $(grep -c cuda_capability "$work/out")" '0 0' 'no device: no capability'
 for v in 9 9.00 x 90 .0 9. 8.10 -9.0 ''; do
     fails 64 "^gptqpipe: error: unknown compute capability '$v' \(8\.0, 8\.6, 9\.0, \.\.\.\)\$" "capability '$v'" inspect $Q --capability "$v"
 done
