@@ -85,7 +85,7 @@ EMU := $(B)/emu/libgptqpipe_cuda.so
 EMU_FLAGS := -O2 -g -DMARLIN_EXACT_ONLY -ffp-contract=off -fno-strict-aliasing -fPIC -fvisibility=hidden -Itests/emu/include -I. -Wall -Wextra -Wno-unknown-pragmas -Wno-format-truncation -Werror
 OBJ_EMU := $(PLUGIN_HOST:%.c=$(O)/emu/%.o) $(patsubst %.cu,$(O)/emu/%.cu.o,$(filter-out %/machete.cu,$(PLUGIN_CU))) $(PLUGIN_ROWS:%=$(O)/emu/%) $(O)/emu/tests/emu/emu.o \
            $(O)/emu/tests/emu/no_machete.o
-GPU_CHECKS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/gpu/check_*.c tests/gpu/bench_*.c))
+GPU_CHECKS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/gpu/check_*.c))
 
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c tests/kernels/check_*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/bench_*.c))
@@ -268,7 +268,7 @@ test: test-build ## unit, kernel and command-line tests
 test-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS)) ## what a GPU computes, against the CPU, f64 and golden data; skips by name without one (ARGS=--all: sanitizers and speed too)
 	$(Q)tests/gpu/run.sh $(ARGS) $(B)
 
-bench-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_BENCHES)) ## speed on a GPU, as share of its measured bandwidth
+bench-gpu: all $(if $(HAVE_CUDA),$(GPU_BENCHES)) ## speed on a GPU, as share of its measured bandwidth
 	$(Q)tests/gpu/run.sh --bench $(ARGS) $(B)
 
 dist: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS) $(GPU_BENCHES)) ## a tarball that runs on another x86-64 Linux: program, plug-in, libraries, quickstart, GPU tests

@@ -4,11 +4,13 @@
 #include "cmd/cmd.h"
 #include "cmd/options.h"
 #include "pipeline/base/json.h"
+#include "stages/device.h"
 #include "stages/format/inspect.h"
 
 struct inspect_cmd {
-    const char *tensor, *output;
+    const char *tensor, *output, *capability;
     bool dequant, json, check;
+    struct device_probe device; /* whose kernels are told */
 };
 
 static long long number(const json_t *o, const char *key)
@@ -45,13 +47,26 @@ static void print_config(const json_t *c)
                json_is_true(json_object_get(q, "lm_head")) ? ", head too" : "", number(q, "dynamic"));
 }
 
-static void print_modules(const json_t *modules)
+/* Whose answer the column "on CUDA" is. */
+static void print_device(const struct device_probe *p)
+{
+    if (p->found)
+        printf("on CUDA: what auto takes on cuda:%d, %s, compute capability %d.%d\n", p->index, p->name, p->sm / 10, p->sm % 10);
+    else if (p->sm)
+        printf("on CUDA: what auto takes on compute capability %d.%d\n", p->sm / 10, p->sm % 10);
+    else
+        printf("on CUDA: what auto takes where nothing is known of the device (none is here; --capability 9.0 tells of one)\n");
+}
+
+static void print_modules(const json_t *modules, const struct device_probe *device)
 {
     size_t i;
     json_t *m;
+    const bool cuda = json_object_get(json_array_get(modules, 0), "cuda_kernel");
+    if (cuda)
+        print_device(device);
     if (modules)
-        printf("\n%-44s %-14s %5s %6s %-14s %6s %12s  %s\n", "module", "shape", "bits", "group", "grid", "neg.", "bytes",
-               json_object_get(json_array_get(modules, 0), "cuda_kernel") ? "on CUDA" : "");
+        printf("\n%-44s %-14s %5s %6s %-14s %6s %12s  %s\n", "module", "shape", "bits", "group", "grid", "neg.", "bytes", cuda ? "on CUDA" : "");
     json_array_foreach (modules, i, m) {
         printf("%-44s", text(m, "name"));
         print_shape(json_object_get(m, "shape"));
@@ -67,13 +82,13 @@ static void print_modules(const json_t *modules)
     }
 }
 
-static void print_readable(const json_t *o)
+static void print_readable(const json_t *o, const struct device_probe *device)
 {
     size_t i;
     json_t *t;
     const json_t *cal = json_object_get(o, "calibration"), *totals = json_object_get(o, "totals");
     print_config(json_object_get(o, "config"));
-    print_modules(json_object_get(o, "modules"));
+    print_modules(json_object_get(o, "modules"), device);
     if (cal)
         printf("calibration: %lld samples, %lld tokens, %lld to %lld a sample\n", number(cal, "samples"), number(cal, "tokens"), number(cal, "shortest"),
                number(cal, "longest"));
@@ -87,18 +102,18 @@ static void print_readable(const json_t *o)
            json_real_value(json_object_get(totals, "bits_per_weight")));
 }
 
-static int show(struct cmd_ctx *c, const struct inspect *i, bool as_json)
+static int show(struct cmd_ctx *c, const struct inspect *i, const struct inspect_cmd *cmd)
 {
     json_t *o = inspect_json(i, &c->err);
     if (!o)
         return -c->err.code;
-    if (as_json) {
+    if (cmd->json) {
         struct buf b = BUF_INIT;
         json_canonical(o, &b);
         puts(buf_str(&b));
         buf_release(&b);
     } else {
-        print_readable(o);
+        print_readable(o, &cmd->device);
     }
     json_decref(o);
     return 0;
@@ -142,6 +157,7 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
         {.name = "tensor", .type = OPT_STR, .into = &o.tensor, .arg = "NAME", .help = "write one tensor's bytes to FILE"},
         {.name = "dequant", .type = OPT_FLAG, .into = &o.dequant, .help = "with --tensor: f32 values; NAME may be a module"},
         {.name = "output", .letter = 'o', .type = OPT_STR, .into = &o.output, .arg = "FILE", .help = "where --tensor writes; a NumPy file when it ends in .npy"},
+        {.name = "capability", .type = OPT_STR, .into = &o.capability, .arg = "X.Y", .help = "tell the CUDA kernels of a device of this compute capability (default: the one here)"},
         {.name = "check", .type = OPT_FLAG, .into = &o.check, .help = "check a checkpoint's structure instead"},
         {.name = "json", .type = OPT_FLAG, .into = &o.json, .help = "JSON"},
         OPTION_END,
@@ -152,6 +168,8 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     int rc = options_positional(c, n, 1, 1, "PATH");
     if (!rc && (!o.tensor != !o.output || (o.dequant && !o.tensor)))
         rc = err_set(&c->err, ERR_USAGE, "inspect: --tensor NAME and -o FILE go together, --dequant with them");
+    if (!rc && !o.tensor && !o.check)
+        rc = device_asked(c->o.device, o.capability, &o.device, &c->err);
     if (rc)
         return rc;
     if (o.check)
@@ -160,7 +178,9 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     rc = inspect_open(&i, argv[1], &c->err);
     if (rc)
         return rc;
-    rc = o.tensor ? inspect_export(&i, o.tensor, o.dequant, o.output, &c->err) : show(c, &i, o.json);
+    i.capability = o.device.sm;
+    i.no_machete = *o.device.no_machete ? o.device.no_machete : NULL;
+    rc = o.tensor ? inspect_export(&i, o.tensor, o.dequant, o.output, &c->err) : show(c, &i, &o);
     inspect_close(&i);
     return rc;
 }
@@ -168,6 +188,6 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
 const struct command cmd_inspect = {
     .name = "inspect",
     .summary = "what a model, a checkpoint or a .safetensors file holds",
-    .usage = "inspect PATH [--tensor NAME [--dequant] -o FILE] [--json]\ninspect PATH --check [--json]",
+    .usage = "inspect PATH [--tensor NAME [--dequant] -o FILE] [--capability X.Y] [--json]\ninspect PATH --check [--json]",
     .run = run,
 };

@@ -58,6 +58,9 @@ static int bad(struct cmd_ctx *c, const struct option_def *d, const char *value)
     if (d->type == OPT_INT)
         return err_set(&c->err, ERR_USAGE, "--%s wants a whole number from %lld to %lld, not '%s'", d->name, (long long)d->lo,
                        (long long)d->hi, value);
+    if (d->type == OPT_INTS)
+        return err_set(&c->err, ERR_USAGE, "--%s wants up to %d whole numbers from %lld to %lld with commas between, not '%s'", d->name, OPTION_INTS_MAX, (long long)d->lo,
+                       (long long)d->hi, value);
     if (d->type == OPT_REAL && d->real_lo != d->real_hi)
         return err_set(&c->err, ERR_USAGE, "--%s wants a number from %g to %g, not '%s'", d->name, d->real_lo, d->real_hi, value);
     if (d->type == OPT_BOOL)
@@ -97,6 +100,23 @@ static int set_number(struct cmd_ctx *c, const struct option_def *d, const char 
     return 0;
 }
 
+static int set_numbers(struct cmd_ctx *c, const struct option_def *d, const char *value)
+{
+    struct option_ints *list = d->into;
+    const char *at = value;
+    char *end;
+    list->count = 0;
+    do {
+        errno = 0;
+        long long v = strtoll(at, &end, 10);
+        if (errno || end == at || (*end && *end != ',') || v < d->lo || v > d->hi || list->count == OPTION_INTS_MAX)
+            return bad(c, d, value);
+        list->values[list->count++] = v;
+        at = end + 1;
+    } while (*end);
+    return 0;
+}
+
 static int set(struct cmd_ctx *c, const struct option_def *d, const char *value)
 {
     struct option_list *l = d->into;
@@ -123,6 +143,8 @@ static int set(struct cmd_ctx *c, const struct option_def *d, const char *value)
         MEM_GROW(l->values, l->count, l->cap);
         l->values[l->count++] = value;
         return 0;
+    case OPT_INTS:
+        return set_numbers(c, d, value);
     case OPT_INT:
     case OPT_REAL:
         return set_number(c, d, value);

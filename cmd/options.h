@@ -18,6 +18,7 @@ enum option_type {
     OPT_BOOL,  /* bool *: true|false */
     OPT_STR,   /* const char **; `choices` ("a|b") limits it */
     OPT_INT,   /* int64_t *, within lo..hi */
+    OPT_INTS,  /* struct option_ints *: "1,16,256", each within lo..hi */
     OPT_REAL,  /* double *, finite, within real_lo..real_hi when they differ */
     OPT_LIST,  /* struct option_list *: may be repeated */
 };
@@ -30,6 +31,12 @@ struct option_list {
     size_t count, cap;
 };
 
+enum { OPTION_INTS_MAX = 16 };
+struct option_ints {
+    int64_t values[OPTION_INTS_MAX];
+    size_t count;
+};
+
 struct option_def {
     const char *name; /* long name, without the dashes */
     char letter;      /* 0 = none */
@@ -38,7 +45,7 @@ struct option_def {
     const char *arg; /* what the value is called in help; NULL for flags */
     const char *help;
     const char *choices; /* OPT_STR */
-    int64_t lo, hi;      /* OPT_INT */
+    int64_t lo, hi;      /* OPT_INT, OPT_INTS */
     double real_lo, real_hi;
     bool *given; /* may be NULL: set to true when the option was written */
 };

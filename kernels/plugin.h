@@ -22,6 +22,7 @@ struct plugin_device {
     int sm;            /* compute capability, 90 */
     int processors;
     uint64_t total_bytes, free_bytes;
+    char no_machete[160]; /* by what rule it has no kernel machete; "": it has */
 };
 
 struct plugin_options {

@@ -1,6 +1,5 @@
 #include "kernels/select.h"
 
-#include <stddef.h>
 #include <string.h>
 
 /* The rule that keeps a quantized matrix from a class, or NULL. */
@@ -18,6 +17,8 @@ static const char *machete_rule(const struct select_matrix *m)
 {
     if (m->no_machete)
         return m->no_machete;
+    if (m->capability && m->capability != 90)
+        return "machete needs compute capability 9.0";
     if (m->bits != 4 && m->bits != 8)
         return "machete takes 4 and 8 bits";
     if (marlin_rule(m))
@@ -37,11 +38,11 @@ static const struct kernel_class {
 } marlin = {"marlin", marlin_rule}, machete = {"machete", machete_rule}, simple = {"simple", simple_rule}, *const classes[] = {&machete, &marlin, &simple};
 
 static const struct row {
-    int bits;
+    int capability, bits;
     int64_t N, K;
     const struct kernel_class *class;
 } rows[] = {
-#define SELECT(bits, N, K, class) {bits, N, K, &class},
+#define SELECT(capability, bits, N, K, class) {capability, bits, N, K, &class},
 #include "kernels/select.def"
 #undef SELECT
 };
@@ -50,7 +51,7 @@ static const char *best(const struct select_matrix *m, const char **why)
 {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const struct row *r = &rows[i];
-        if (r->bits != m->bits || m->N < r->N || m->K < r->K)
+        if ((r->capability && r->capability != m->capability) || r->bits != m->bits || m->N < r->N || m->K < r->K)
             continue;
         const char *rule = r->class->rule(m);
         if (!rule)
@@ -77,4 +78,9 @@ const char *select_kernel(const struct select_matrix *m, const char *asked, cons
         }
     *why = "it is not in this version";
     return NULL;
+}
+
+const char *select_class(size_t i)
+{
+    return i < sizeof classes / sizeof *classes ? classes[i]->name : NULL;
 }

@@ -91,6 +91,7 @@ static void probe(const char *device, struct device_probe *out, const struct plu
     out->processors = d.processors;
     out->total_bytes = d.total_bytes;
     out->free_bytes = d.free_bytes;
+    snprintf(out->no_machete, sizeof out->no_machete, "%s", d.no_machete);
     snprintf(out->name, sizeof out->name, "%s", d.name);
     snprintf(out->numerics, sizeof out->numerics, "%s", d.numerics);
     snprintf(out->key, sizeof out->key, "%s:sms%d:r%d", d.numerics, d.processors, out->revision);
@@ -100,6 +101,26 @@ void device_probe(const char *device, struct device_probe *out)
 {
     const struct plugin *plugin;
     probe(device, out, &plugin);
+}
+
+int device_asked(const char *device, const char *capability, struct device_probe *out, struct err *e)
+{
+    int rc = device_check(NULL, device, e);
+    *out = (struct device_probe){.index = -1};
+    if (rc)
+        return rc;
+    if (!capability) {
+        device_probe(device, out);
+        return out->found || cuda_index(device) < 0 ? 0 : err_set(e, ERR_UNSUPPORTED, "device '%s': %s", device, out->why);
+    }
+    char *end, *last;
+    long major = strtol(capability, &end, 10), minor = *end == '.' ? strtol(end + 1, &last, 10) : -1;
+    if (strspn(capability, "0123456789.") != strlen(capability) || end == capability || major > 99 || minor < 0 || minor > 9 || last != end + 2 || *last)
+        return err_set(e, ERR_USAGE, "unknown compute capability '%s' (8.0, 8.6, 9.0, ...)", capability);
+    if (major < 8)
+        return err_set(e, ERR_USAGE, "compute capability %s: the CUDA kernels serve 8.0 and newer", capability);
+    out->sm = (int)(10 * major + minor);
+    return 0;
 }
 
 /* Words that cannot all be meant. */

@@ -40,10 +40,14 @@ struct device_probe {
     char name[96], numerics[16];
     char key[64];        /* class and what else decides its bits: "cuda-sm90:sms132:r1" */
     uint64_t total_bytes, free_bytes;
+    char no_machete[160]; /* kernels/plugin.h */
     char why[512];       /* why not found */
 };
 /* device: as above; "cpu" and unknown words find nothing. */
 void device_probe(const char *device, struct device_probe *out);
+/* Of which device the choice of kernels is asked. capability ("9.0"): of any that has it, `sm` is all there is to say; NULL: of the device here; "auto" and "cpu" may find
+ * none, a GPU that is named and not there is -ERR_UNSUPPORTED. A bad word is -ERR_USAGE. */
+int device_asked(const char *device, const char *capability, struct device_probe *out, struct err *e);
 
 /* Hands the calls of each kernel row to r->count_kernel. */
 void device_count(const struct backend *b, struct run_ctx *r);

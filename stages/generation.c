@@ -152,23 +152,6 @@ void generation_prompts_release(struct generation_prompts *p)
     *p = (struct generation_prompts){0};
 }
 
-/* The fields "kernel" and "kernel_why" of every line. */
-static json_t *kernel_fields(const struct model *m, const struct decoder *d)
-{
-    struct served s = {.m = m};
-    const char *why;
-    for (int i = 0; i < MOD_COUNT; i++)
-        for (int64_t layer = 0; layer < m->config.layers; layer++) {
-            const char *kernel = decoder_kernel(d, layer, (enum module_id)i, &why);
-            served_add(&s, layer, (enum module_id)i, kernel, why);
-        }
-    const char *kernel = decoder_kernel(d, -1, MOD_COUNT, &why);
-    served_add(&s, -1, MOD_COUNT, kernel, why);
-    json_t *o = served_json(&s);
-    served_release(&s);
-    return o;
-}
-
 /* The continuation as it reads after its prompt: decode both, take the difference (a word's leading space is kept that way). */
 struct continuation {
     struct tok_ids ids; /* prompt, then what came */
@@ -341,7 +324,7 @@ int generation_run(const struct generation_model *g, struct backend *b, const st
     size_t made = 0;
     struct decoder *d = NULL;
     int rc = decoder_open(&d, b, &g->model, positions_needed(g, p, params->max_tokens), e);
-    json_t *kernel = rc ? NULL : kernel_fields(&g->model, d);
+    json_t *kernel = rc ? NULL : served_decoder(&g->model, d);
     for (size_t first = 0; !rc && first < p->count; first += BATCH) {
         struct batch batch = {.g = g, .ev = ev, .first = first, .tokens = &made, .prompts = p};
         size_t n = p->count - first < BATCH ? p->count - first : BATCH;

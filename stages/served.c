@@ -58,6 +58,22 @@ json_t *served_json(const struct served *s)
     return o;
 }
 
+json_t *served_decoder(const struct model *m, const struct decoder *d)
+{
+    struct served s = {.m = m};
+    const char *why;
+    for (int i = 0; i < MOD_COUNT; i++)
+        for (int64_t layer = 0; layer < m->config.layers; layer++) {
+            const char *kernel = decoder_kernel(d, layer, (enum module_id)i, &why);
+            served_add(&s, layer, (enum module_id)i, kernel, why);
+        }
+    const char *kernel = decoder_kernel(d, -1, MOD_COUNT, &why);
+    served_add(&s, -1, MOD_COUNT, kernel, why);
+    json_t *o = served_json(&s);
+    served_release(&s);
+    return o;
+}
+
 void served_release(struct served *s)
 {
     for (int i = 0; i <= MOD_COUNT; i++) {

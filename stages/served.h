@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #include "pipeline/base/buf.h"
+#include "stages/lm/decoder.h"
 #include "stages/lm/weights.h"
 
 struct served {
@@ -24,6 +25,8 @@ struct served {
 /* layer -1 and MOD_COUNT: lm_head. kernel and why as weight_kernel gives them. */
 void served_add(struct served *s, int64_t layer, enum module_id mod, const char *kernel, const char *why);
 json_t *served_json(const struct served *s);
+/* Of a whole model on its decoder. New reference. */
+json_t *served_decoder(const struct model *m, const struct decoder *d);
 void served_release(struct served *s); /* fine on a zeroed struct */
 
 #endif

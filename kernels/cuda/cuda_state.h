@@ -122,7 +122,6 @@ struct cuda_state {
     struct kv_pool pool;
     struct marlin_device marlin;
     struct machete_device machete;
-    char no_machete[160];    /* why the device or the build has no kernel machete; "": it has, or was not asked for it */
     int64_t halves_k[8];     /* numbers of inputs that some matrix takes as bf16 halves in their own order (linear.c) */
     struct halves_of split_of;
     void *staging;           /* page-locked host memory for rows of the embedding */

@@ -393,6 +393,12 @@ static int device_info(int device, struct plugin_device *out, struct err *e)
     if (r != cudaSuccess)
         return not_usable(out, device, r, e);
     out->free_bytes = free_bytes;
+    struct machete_device machete;
+    struct err why;
+    if (machete_device_open(&machete, &why)) {
+        snprintf(out->no_machete, sizeof out->no_machete, "%.159s", why.text);
+        (void)cudaGetLastError(); /* it is said where machete is asked for */
+    }
     return 0;
 }
 
@@ -447,11 +453,8 @@ static int open_backend(const struct plugin_options *o, const struct parallel *p
     int rc = device_info(o->device, &s->info, e);
     if (!rc)
         rc = marlin_device_open(&s->marlin, e);
-    struct err none;
-    if (!rc && !strcmp(s->pinned, "machete") && machete_device_open(&s->machete, &none)) {
-        snprintf(s->no_machete, sizeof s->no_machete, "%s", none.text);
-        cudaGetLastError(); /* it is said where machete is asked for */
-    }
+    if (!rc && !*s->info.no_machete)
+        rc = machete_device_open(&s->machete, e);
     if (!rc)
         rc = cuda_check(s, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a stream", e);
     if (!rc)

@@ -18,7 +18,7 @@
  * row of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (64 rows and more) the weights may cost is taken off.
  *
  * machete_inst.cu is compiled once a line of machete.def, for sm_90a and nothing else; machete.cu is host code, for any target.
- * The plug-in takes it where it is named (weight_machete.c), with halves and MARLIN_FIXED.
+ * The plug-in takes it where it is named and where select.def names it (weight_machete.c), with halves and MARLIN_FIXED.
  * This kernel has not met a device: the emulator (tests/kernels/check_machete_emu.c) runs it as it stands, the compile gates (tests/cuda/machete.t) look at its machine code.
  * Thread-safe. */
 #ifndef KERNELS_CUDA_MACHETE_H

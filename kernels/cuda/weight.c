@@ -181,7 +181,7 @@ int cuda_weight_quantized(struct backend *b, const struct qwords *q, struct weig
     if (rc)
         return rc;
     const struct select_matrix m = {.N = q->N, .K = q->K, .bits = q->bits, .group_size = q->group_size, .order = !sequential(q),
-                                    .no_machete = *s->no_machete ? s->no_machete : NULL};
+                                    .capability = s->info.sm, .no_machete = *s->info.no_machete ? s->info.no_machete : NULL};
     const char *kernel = select_kernel(&m, s->pinned, &why);
     if (!kernel)
         return err_set(e, ERR_UNSUPPORTED, "kernel '%s' cannot serve %lld x %lld in %d bits, group %d: %s", s->pinned, (long long)q->N, (long long)q->K, q->bits,

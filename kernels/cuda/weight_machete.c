@@ -1,4 +1,4 @@
-/* `kernel: machete` in the plug-in, on compute capability 9.0: as weight_marlin.c, in Machete's order. Always MARLIN_FIXED: tiles of 16, 32 or 64
+/* Class machete in the plug-in, on compute capability 9.0: as weight_marlin.c, in Machete's order. Always MARLIN_FIXED: tiles of 16, 32 or 64
  * tokens, two rows each (machete.h has what that costs). */
 #include "kernels/cuda/cuda_state.h"
 

@@ -171,10 +171,12 @@ static json_t *quantized_json(const struct st_set *s, const char *name, int bits
 }
 
 /* The class of CUDA kernels that serves it, and why it is not a faster one. */
-static void add_kernel(json_t *o, const struct select_matrix *m)
+static void add_kernel(json_t *o, const struct inspect *i, struct select_matrix m)
 {
     const char *why;
-    json_object_set_new(o, "cuda_kernel", json_string(select_kernel(m, "auto", &why)));
+    m.capability = i->capability;
+    m.no_machete = i->no_machete;
+    json_object_set_new(o, "cuda_kernel", json_string(select_kernel(&m, "auto", &why)));
     if (*why)
         json_object_set_new(o, "cuda_why", json_string(why));
 }
@@ -187,7 +189,7 @@ static json_t *module_json(const struct inspect *i, const char *name, int64_t la
             v.dtype = i->model.config.dtype;
         json_t *d = json_pack("{s:s, s:s, s:[I,I], s:I}", "name", name, "dtype", dtype_name(v.dtype), "shape", (json_int_t)N, (json_int_t)K, "bytes",
                          (json_int_t)module_bytes(&i->model.tensors, name));
-        add_kernel(d, &(struct select_matrix){.N = N, .K = K});
+        add_kernel(d, i, (struct select_matrix){.N = N, .K = K});
         return d;
     }
     int bits, group;
@@ -196,7 +198,7 @@ static json_t *module_json(const struct inspect *i, const char *name, int64_t la
     json_t *o = quantized_json(&i->model.tensors, name, bits, group, N, K);
     json_object_set_new(o, "sym", json_boolean(s.sym));
     json_object_set_new(o, "desc_act", json_boolean(s.desc_act));
-    add_kernel(o, &(struct select_matrix){.N = N, .K = K, .bits = bits, .group_size = group, .order = s.desc_act});
+    add_kernel(o, i, (struct select_matrix){.N = N, .K = K, .bits = bits, .group_size = group, .order = s.desc_act});
     return o;
 }
 
@@ -321,6 +323,11 @@ json_t *inspect_json(const struct inspect *i, struct err *e)
     int64_t quantized_params = 0;
     if (!strcmp(i->kind, "model")) {
         json_object_set_new(o, "config", config_json(&i->model.config));
+        if (i->capability) {
+            char text[16];
+            snprintf(text, sizeof text, "%d.%d", i->capability / 10, i->capability % 10);
+            json_object_set_new(o, "cuda_capability", json_string(text));
+        }
         modules = model_modules(i, &quantized_params);
     } else if (!strcmp(i->kind, "layer")) {
         modules = layer_modules(i, &quantized_params, e);

@@ -17,13 +17,15 @@ struct inspect {
     struct model model;         /* kind "model": its tensors too */
     struct st_set file;         /* other kinds */
     struct check_config config; /* kind "model": what each module resolves to */
+    int capability;             /* of the device whose kernels a model's modules are told: the caller's to set, after inspect_open; 90 is 9.0, 0: rows for any device */
+    const char *no_machete;     /* select.h; borrowed */
 };
 
 int inspect_open(struct inspect *i, const char *path, struct err *e);
 void inspect_close(struct inspect *i); /* fine on a zeroed struct */
 
 /* {"kind", "config": {...}, "modules": [{"name","bits","group_size","sym","desc_act","shape":[N,K],"bytes","bits_per_weight","negative_scales": share} or {"name","dtype","shape","bytes"}; a
- *  model's with "cuda_kernel"],
+ *  model's with "cuda_kernel", and "cuda_why" where a faster class cannot serve], "cuda_capability": "9.0" where those are a device's,
  *  "calibration": {"samples","tokens","shortest","longest"}, "tensors": [{"name","dtype","shape","bytes","file"}],
  *  "totals": {"tensors","bytes","parameters","bits_per_weight"}}; parts that a kind has not are absent. New reference, NULL on failure. */
 json_t *inspect_json(const struct inspect *i, struct err *e);

@@ -6,8 +6,7 @@
 
 #include "pipeline/base/mem.h"
 
-/* LIVE_MAX bounds the memory of kv caches, STEP_ROWS that of activations. Neither changes a token. */
-enum { LIVE_MAX = 32, STEP_ROWS = 512 };
+enum { LIVE_MAX = GENERATE_LIVE_MAX, STEP_ROWS = GENERATE_STEP_ROWS };
 
 const char *finish_name(enum finish_reason r)
 {

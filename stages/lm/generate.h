@@ -8,6 +8,9 @@
 #include "stages/lm/decoder.h"
 #include "stages/lm/sampler.h"
 
+/* Prompts that advance together and rows of a step, at most: they bound the memory of kv caches and of activations, and change no token. */
+enum { GENERATE_LIVE_MAX = 32, GENERATE_STEP_ROWS = 512 };
+
 struct generate_params {
     struct sampler_params sampling;
     int64_t max_tokens;

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "kernels/backend.h"
+#include "kernels/bench.h"
 #include "kernels/half.h"
 #include "kernels/wfmt.h"
 #include "pipeline/base/pool.h"
@@ -38,52 +38,7 @@ static double best(void (*fn)(void *), void *arg)
     return least;
 }
 
-/* FMA peak of a thread: independent chains in registers, enough of them to hide the latency. In assembly, so that no compiler can touch it. */
-enum { PEAK_LOOPS = 200000, CHAINS = 12 };
-
-#if defined(__x86_64__)
-#define FMA12(r)                                                                                                                                     \
-    "vfmadd231ps %%" r "12, %%" r "13, %%" r "0\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "1\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "2\n\t"         \
-    "vfmadd231ps %%" r "12, %%" r "13, %%" r "3\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "4\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "5\n\t"         \
-    "vfmadd231ps %%" r "12, %%" r "13, %%" r "6\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "7\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "8\n\t"         \
-    "vfmadd231ps %%" r "12, %%" r "13, %%" r "9\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "10\n\tvfmadd231ps %%" r "12, %%" r "13, %%" r "11\n\t"
-/* The registers hold zeros or what is left in them: the time does not depend on it. */
-#define PEAK(r)                                                                                                                                      \
-    long n = PEAK_LOOPS;                                                                                                                             \
-    __asm__ volatile("vzeroall\n1:\n\t" FMA12(r) "dec %0\n\tjnz 1b\n\tvzeroupper"                                                                   \
-                     : "+r"(n)                                                                                                                       \
-                     :                                                                                                                               \
-                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",     \
-                       "xmm14", "xmm15")
-
-static void peak_avx512(void)
-{
-    PEAK("zmm");
-}
-
-static void peak_avx2(void)
-{
-    PEAK("ymm");
-}
-#endif
-
-static float peak_scalar(void)
-{
-    float a[CHAINS];
-    for (int i = 0; i < CHAINS; i++)
-        a[i] = (float)i;
-    for (int n = 0; n < PEAK_LOOPS / 8; n++)
-        for (int i = 0; i < CHAINS; i++)
-            a[i] = fmaf(a[i], 0.999f, 1e-3f);
-    float out = 0;
-    for (int i = 0; i < CHAINS; i++)
-        out += a[i];
-    return out;
-}
-
-static volatile float sink;
-
-struct bench {
+struct run {
     enum isa isa;
     int threads;
     struct pool *pool;
@@ -102,42 +57,14 @@ struct bench {
     struct sample_row draws[16];
 };
 
-static void peak_piece(void *arg, size_t i)
-{
-    struct bench *b = arg;
-    (void)i;
-#if defined(__x86_64__)
-    if (b->isa == ISA_AVX512)
-        peak_avx512();
-    else if (b->isa == ISA_AVX2)
-        peak_avx2();
-    else
-#endif
-        sink = peak_scalar();
-}
-
 static void peak_run(void *arg)
 {
-    struct bench *b = arg;
-    pool_run(b->pool, (size_t)b->threads, peak_piece, b);
-}
-
-enum { READ_FLOATS = 64 << 20, READ_PIECES = 64 };
-
-static void read_piece(void *arg, size_t i)
-{
-    const struct bench *b = arg;
-    const uint64_t *p = (const uint64_t *)(b->x + i * (READ_FLOATS / READ_PIECES));
-    uint64_t sum[8] = {0};
-    for (size_t j = 0; j < READ_FLOATS / READ_PIECES / 2; j += 8)
-        for (int l = 0; l < 8; l++)
-            sum[l] ^= p[j + (size_t)l];
-    sink = (float)(sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7]);
+    bench_cpu_fma(arg);
 }
 
 static void read_run(void *arg)
 {
-    pool_run(((struct bench *)arg)->pool, READ_PIECES, read_piece, arg);
+    bench_cpu_read(arg);
 }
 
 static void *must(void *p)
@@ -149,18 +76,19 @@ static void *must(void *p)
     return p;
 }
 
-static void measure_bounds(struct bench *b)
+static void measure_bounds(struct run *b)
 {
-    double flops = 2.0 * PEAK_LOOPS * CHAINS * (b->isa == ISA_AVX512 ? 16 : b->isa == ISA_AVX2 ? 8 : 1.0 / 8);
-    b->peak_gflops = flops * b->threads / best(peak_run, b) * 1e-9;
-    b->x = must(malloc(READ_FLOATS * sizeof *b->x));
-    memset(b->x, 1, READ_FLOATS * sizeof *b->x);
-    b->read_gbs = READ_FLOATS * (double)sizeof *b->x / best(read_run, b) * 1e-9;
-    free(b->x);
+    enum { READ_FLOATS = 64 << 20 };
+    const struct parallel par = {.run = pool_run, .ctx = b->pool, .threads = b->threads};
+    struct bench k = {.par = &par, .isa = b->isa, .array = must(malloc(READ_FLOATS * sizeof *k.array)), .floats = READ_FLOATS};
+    memset(k.array, 1, READ_FLOATS * sizeof *k.array);
+    b->peak_gflops = bench_cpu_fma(&k) / best(peak_run, &k) * 1e-9;
+    b->read_gbs = bench_cpu_read(&k) / best(read_run, &k) * 1e-9;
+    free(k.array);
     printf("bounds %s threads=%d: FMA %.1f GFLOP/s, memory read %.1f GB/s\n", isa_name(b->isa), b->threads, b->peak_gflops, b->read_gbs);
 }
 
-static void line(const struct bench *b, const char *what, double rate, const char *unit, double bound)
+static void line(const struct run *b, const char *what, double rate, const char *unit, double bound)
 {
     if (!strstr(what, only_op))
         return;
@@ -170,7 +98,7 @@ static void line(const struct bench *b, const char *what, double rate, const cha
 
 static void linear_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->linear(b->b, b->y, b->N, b->x, b->K, b->M, b->w, NULL, false, NULL);
 }
 
@@ -187,7 +115,7 @@ static const char *const kinds[] = {"f32", "f16", "bf16", "w4", "w4 desc_act", "
 enum { KINDS = 6 };
 
 /* The weight of a kind; its bytes to *bytes. */
-static struct weight *weight_of(struct bench *b, int kind, int64_t N, int64_t K, double *bytes)
+static struct weight *weight_of(struct run *b, int kind, int64_t N, int64_t K, double *bytes)
 {
     struct weight *w = NULL;
     struct err e = {0};
@@ -221,7 +149,7 @@ static struct weight *weight_of(struct bench *b, int kind, int64_t N, int64_t K,
     return must(w);
 }
 
-static void bench_linear(struct bench *b, int64_t N, int64_t K)
+static void bench_linear(struct run *b, int64_t N, int64_t K)
 {
     static const int64_t rows[] = {1, 2, 4, 8, 16, 64, 512};
     for (int kind = 0; kind < KINDS; kind++) {
@@ -252,7 +180,7 @@ static void bench_linear(struct bench *b, int64_t N, int64_t K)
 
 static void load_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     struct weight *w;
     if (b->b->ops->weight_quantized(b->b, &b->words, &w, NULL))
         must(NULL);
@@ -260,7 +188,7 @@ static void load_run(void *arg)
 }
 
 /* A checkpoint's words into the backend's own order: bytes read and bytes written. */
-static void bench_load(struct bench *b, int64_t N, int64_t K)
+static void bench_load(struct run *b, int64_t N, int64_t K)
 {
     static const int bits[] = {2, 3, 4, 8};
     for (int i = 0; i < 4; i++) {
@@ -280,7 +208,7 @@ static void bench_load(struct bench *b, int64_t N, int64_t K)
 }
 
 /* A line of an op that is held to the FMA peak. */
-static void arithmetic(struct bench *b, const char *what, void (*fn)(void *), double flops)
+static void arithmetic(struct run *b, const char *what, void (*fn)(void *), double flops)
 {
     if (strstr(what, only_op))
         line(b, what, flops / best(fn, b) * 1e-9, "GFLOP/s", b->peak_gflops);
@@ -288,11 +216,11 @@ static void arithmetic(struct bench *b, const char *what, void (*fn)(void *), do
 
 static void attention_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->attention(b->b, &b->attn, NULL);
 }
 
-static void bench_attention(struct bench *b, int64_t rows, int64_t pos)
+static void bench_attention(struct run *b, int64_t rows, int64_t pos)
 {
     enum { HEADS = 16, KV_HEADS = 4, D = 128 };
     struct err e;
@@ -321,18 +249,18 @@ static void bench_attention(struct bench *b, int64_t rows, int64_t pos)
 
 static void hessian_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->hessian(b->b, b->h, b->x, b->K, b->M, b->K, 0, NULL);
 }
 
 static void cross_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->cross(b->b, b->h, b->y, b->K, b->K, b->x, b->K, b->K, b->M, 0, NULL);
 }
 
 /* Sums over calibration rows: half the products of a cross make a hessian. */
-static void bench_sums(struct bench *b)
+static void bench_sums(struct run *b)
 {
     b->M = 1024;
     b->K = b->isa == ISA_SCALAR ? 96 : 1152;
@@ -349,12 +277,12 @@ static void bench_sums(struct bench *b)
 
 static void attention_back_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->attention_back(b->b, &b->back, NULL);
 }
 
 /* One sequence; five products of a query row with what it sees. */
-static void bench_attention_back(struct bench *b, int64_t T, int heads, int kv_heads, int D, int64_t window)
+static void bench_attention_back(struct run *b, int64_t T, int heads, int kv_heads, int D, int64_t window)
 {
     const size_t nq = (size_t)(T * heads * D), nk = (size_t)(T * kv_heads * D);
     const int64_t offsets[] = {0, T}, seen = window && window < T ? window * T - window * (window - 1) / 2 : T * (T + 1) / 2;
@@ -374,59 +302,59 @@ static void bench_attention_back(struct bench *b, int64_t T, int heads, int kv_h
 
 static void rmsnorm_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->rmsnorm(b->b, b->y, b->x, b->z, b->M, b->K, 1e-6f, NULL);
 }
 
 static void silu_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->silu_mul(b->b, b->y, b->x, b->z, b->M, b->K, NULL);
 }
 
 static void rmsnorm_back_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->rmsnorm_back(b->b, b->y, b->x, b->z, b->M, b->K, 1e-6f, NULL);
 }
 
 static void silu_back_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->silu_back(b->b, b->x, b->z, b->M * b->K, NULL);
 }
 
 static void add_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->add(b->b, b->y, b->x, b->M * b->K, NULL);
 }
 
 static void nll_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->nll(b->b, b->x, b->M, b->K, b->ids, b->nll, b->ids + b->M, NULL);
 }
 
 static void kl_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->kl(b->b, b->x, b->z, b->M, b->K, b->ids, b->kl, NULL);
 }
 
 static void sample_run(void *arg)
 {
-    struct bench *b = arg;
+    struct run *b = arg;
     b->b->ops->sample(b->b, b->x, b->M, b->K, b->draws, b->ids, NULL);
 }
 
-static void row_op(struct bench *b, const char *what, void (*fn)(void *), double gigabytes)
+static void row_op(struct run *b, const char *what, void (*fn)(void *), double gigabytes)
 {
     if (strstr(what, only_op))
         line(b, what, gigabytes / best(fn, b), "GB/s", b->read_gbs);
 }
 
-static void bench_rows(struct bench *b)
+static void bench_rows(struct run *b)
 {
     b->M = 512;
     b->K = 32000;
@@ -454,7 +382,7 @@ static void bench_rows(struct bench *b)
 }
 
 /* Logits as a language model's: normal, and a few that stand out. Held to reading them once. */
-static void bench_sample(struct bench *b, int64_t rows)
+static void bench_sample(struct run *b, int64_t rows)
 {
     static const double settings[][2] = {{0, 1}, {0.6, 0.9}, {1, 1}};
     b->M = rows;
@@ -483,7 +411,7 @@ static void bench_sample(struct bench *b, int64_t rows)
 
 static int run(enum isa isa, int threads)
 {
-    struct bench b = {.isa = isa, .threads = threads, .pool = pool_create(threads)};
+    struct run b = {.isa = isa, .threads = threads, .pool = pool_create(threads)};
     struct parallel par = {.run = pool_run, .ctx = b.pool, .threads = threads};
     struct err e;
     clock_used = threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;

@@ -18,8 +18,51 @@ grep -v '^ok' "$work/linear100" >&2
 is $rc 0 'products of code made of PTX for 8.0: no launch overlaps the one before'
 is "$("$checks/check_linear" "$emu/libgptqpipe_cuda.so" small machete | tail -n +2)" "ok 1 - machete is not there: kernel 'machete' cannot serve 64 x 128 in 4 bits, group 128: the emulated device does not run kernel machete
 1..1" 'kernel machete: the emulated device has none, and says so'
-"$checks/bench_ops" "$emu/libgptqpipe_cuda.so" --tune small >"$work/tune"
-is "$? $(grep -cE '^SELECT\([48], [0-9]+, [0-9]+, (simple|marlin)\) /\* simple .* us \*/$' "$work/tune")" '0 4' 'rows for select.def'
+# bench: products of every class, rows for select.def. Times say nothing here; what is made of them does.
+few='--shape 64x64 --shape 128x256 --rows 1,16 --copies 2 --seconds 0'
+left="kernel 'machete' cannot serve 128 x 256 in 4 bits, group 128: the emulated device does not run kernel machete"
+# shellcheck disable=SC2086
+EMU_MB=64 "$emu/gptqpipe" bench --device cuda $few --json >"$work/bench"
+is "$? $(python3 tests/cli/bench_lines.py "$work/bench")" "0 bounds cuda-sm90 memory
+dense bf16 128x256:1,16 64x64:1,16
+marlin w4 128x256:1,16 64x64:1,16
+marlin w8 128x256:1,16 64x64:1,16
+simple w4 128x256:1,16 64x64:1,16
+simple w8 128x256:1,16 64x64:1,16
+machete left out: kernel 'machete' cannot serve 64 x 64 in 4 bits, group 128: the emulated device does not run kernel machete" 'bench: products of every class that serves'
+# shellcheck disable=SC2086
+EMU_MB=64 "$emu/gptqpipe" bench --tune --device cuda $few --json >"$work/tune"
+is "$? $(python3 tests/cli/bench_lines.py "$work/tune")" "0 machete left out: $left
+rows 90 4 128x256 marlin:2 simple:2
+rows 90 4 64x64 marlin:2 simple:2
+rows 90 8 128x256 marlin:2 simple:2
+rows 90 8 64x64 marlin:2 simple:2" 'bench --tune: rows, largest shapes first, the best by geometric mean'
+mkdir -p "$work/def/kernels"
+# shellcheck disable=SC2086
+EMU_SM=86 EMU_MB=64 "$emu/gptqpipe" bench --tune --device cuda $few >"$work/def/kernels/select.def"
+is "$? $(grep -cE '^SELECT\(86, [48], [0-9]+, [0-9]+, (simple|marlin)\) /\* marlin( [0-9.]+){2}, simple( [0-9.]+){2} us \*/$' "$work/def/kernels/select.def")" '0 4' 'rows of another device'
+is "$(grep -vc '^SELECT' "$work/def/kernels/select.def") $(grep -cF "/* machete is left out: $left */" "$work/def/kernels/select.def")" '2 1' 'and where they come from'
+ok "$("${CC:-cc}" -std=c11 -I"$work/def" -I. -fsyntax-only kernels/select.c >&2; echo $?)" 'the rows are C, ready for select.def'
+GPTQPIPE=$emu/gptqpipe
+EMU_MB=64 fails 1 "^gptqpipe: error: kernel 'machete' cannot serve 64 x 64 in 4 bits, group 128: the emulated device does not run kernel machete\$" 'a pinned class that cannot serve' \
+    bench --device cuda --kernel machete --shape 64x64 --rows 1 --copies 1 --seconds 0
+EMU_MB=64 run bench tests/vectors/quickstart-w4g128 --device cuda --prompt-tokens 8 --tokens 2 --batch 1,3 --runs 1 --seconds 0 --json
+is "$rc $(python3 tests/cli/bench_lines.py "$work/out")" '0 bounds cuda-sm90 memory
+model down_proj marlin/gptq-w4g128 lm_head dense/bf16
+prompt 8 x 1 memory
+generation 2 x 1 memory
+generation 2 x 3 memory' 'bench of a model'
+# A device of 9.0 whose rows name a class that it has not: what inspect says of it is what the plug-in does.
+mkdir "$work/wide" && python3 tests/cli/wide.py tests/vectors/quickstart-w4g128 "$work/wide"
+run inspect "$work/wide"
+like "$(sed -n 3p "$work/out")" '^on CUDA: what auto takes on cuda:0, emulated device, compute capability 9\.0$' 'inspect: whose kernels'
+like "$(grep '^lm_head .* 4 ' "$work/out")" ' marlin \(the emulated device does not run kernel machete\)$' 'inspect: a row that the device cannot follow, and why'
+is "$(grep -cE '_proj .* marlin$' "$work/out")" 7 'inspect: other shapes have no such row'
+EMU_MB=200 run bench "$work/wide" --device cuda --prompt-tokens 1 --tokens 1 --batch 1 --runs 1 --seconds 0 --json
+is "$rc $(python3 -c 'import json, sys
+o = next(o for o in map(json.loads, open(sys.argv[1])) if o["type"] == "model")
+print(o["kernel"]["lm_head"], o["kernel"]["q_proj"], o["kernel_why"])' "$work/out")" \
+    "0 marlin/gptq-w4g128 marlin/gptq-w4g128 {'lm_head': 'the emulated device does not run kernel machete'}" 'and the plug-in does so'
 EMU_SEED=${EMU_SEED:-2} "$checks/check_ops" "$emu/libgptqpipe_cuda.so" small >"$work/ops"
 rc=$?
 grep -v '^ok' "$work/ops" >&2

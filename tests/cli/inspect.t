@@ -19,6 +19,30 @@ print(o["kind"], len(o["modules"]), down["bits"], down["group_size"], down["sym"
 print(sum(t["bytes"] for t in o["tensors"]) == o["totals"]["bytes"], o["totals"]["tensors"] == len(o["tensors"]), down["bits_per_weight"])
 print(o["totals"]["parameters"])' "$work/out" | tr '\n' '|')" \
     "model 36 4 128 True [128, 512] BF16|True True 4.40625|$(python3 -c 'print(1024*128 + 128*11 + 5*(128*128*2 + 64*128*2 + 3*512*128))')|" 'JSON'
+# The CUDA kernels of another device, by shape.
+mkdir "$work/wide" && python3 tests/cli/wide.py $Q "$work/wide"
+kernels() { awk '$2 ~ /^[0-9]+x[0-9]+$/ && $3 ~ /^[48]$/ { sub(".*[.]", "", $1); printf "%s %s ", $1, $NF }' "$work/out"; }
+some='q_proj marlin k_proj marlin v_proj marlin o_proj marlin gate_proj marlin up_proj marlin down_proj marlin'
+run inspect "$work/wide" --capability 9.0
+is "$rc $(sed -n '3s/^on CUDA: //p' "$work/out")" '0 what auto takes on compute capability 9.0' 'kernels of another device: said whose'
+is "$(kernels)" "$some lm_head machete " '9.0: machete by shape, marlin for the rest'
+run inspect "$work/wide" --capability 8.6
+is "$(kernels)" "$some lm_head marlin " '8.6: marlin'
+run inspect "$work/wide" --capability 9.0 --json
+is "$(python3 -c 'import json, sys
+o = json.load(open(sys.argv[1]))
+print(o["cuda_capability"], sorted({m["cuda_kernel"] for m in o["modules"]}))' "$work/out")" "9.0 ['machete', 'marlin']" 'and as JSON'
+run inspect "$work/wide" --device cpu
+is "$(sed -n 3p "$work/out")" 'on CUDA: what auto takes where nothing is known of the device (none is here; --capability 9.0 tells of one)' 'no device: said so'
+is "$(kernels)" "$some lm_head marlin " 'no device: what any takes'
+run inspect $Q --device cpu --json
+is "$rc $(grep -c cuda_capability "$work/out")" '0 0' 'no device: no capability'
+for v in 9 9.00 x 90 .0 9. 8.10 -9.0 ''; do
+    fails 64 "^gptqpipe: error: unknown compute capability '$v' \(8\.0, 8\.6, 9\.0, \.\.\.\)\$" "capability '$v'" inspect $Q --capability "$v"
+done
+fails 64 '^gptqpipe: error: compute capability 7\.5: the CUDA kernels serve 8\.0 and newer$' 'an old device' inspect $Q --capability 7.5
+fails 1 "^gptqpipe: error: device 'cuda:99': no CUDA " 'a device that is not here' inspect $Q --device cuda:99
+
 run inspect $M/model.safetensors --json
 is "$(python3 -c 'import json, sys; o = json.load(open(sys.argv[1])); print(o["kind"], "modules" in o)' "$work/out")" 'safetensors False' 'a single file'
 

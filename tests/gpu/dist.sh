@@ -11,7 +11,7 @@ rm -rf "$top" "$top.tar.gz"
 mkdir -p "$top/bin" "$top/lib/gptqpipe" "$top/tests/gpu" "$top/tests/cli" "$top/tests/vectors" "$top/manifests"
 install -m 755 -s "$build/gptqpipe" "$top/bin/gptqpipe"
 [ ! -f "$build/libgptqpipe_cuda.so" ] || install -m 755 -s "$build/libgptqpipe_cuda.so" "$top/lib/gptqpipe/"
-for f in "$build"/tests/gpu/check_* "$build"/tests/gpu/bench_* build/cuda/check_* build/cuda/bench_*; do [ ! -f "$f" ] || install -m 755 -s "$f" "$top/tests/gpu/"; done
+for f in "$build"/tests/gpu/check_* build/cuda/check_* build/cuda/bench_*; do [ ! -f "$f" ] || install -m 755 -s "$f" "$top/tests/gpu/"; done
 # What they load, but for the libraries of glibc, which must be the machine's own.
 ldd "$top/bin/gptqpipe" "$top"/tests/gpu/check_ops | awk '/=> \// { print $3 }' | sort -u | while IFS= read -r lib; do
     case $(basename "$lib") in

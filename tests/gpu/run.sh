@@ -42,6 +42,13 @@ part() {
     "$@" || { failed=1; echo "== $name FAILED"; }
     echo "== $name: $(($(date +%s) - start)) s"
 }
+on_card() { # what would fail without a GPU
+    card=$("$program" doctor --device cuda | sed -n 's/^cuda *//p')
+    case $card in
+    cuda:*) part "$@" ;;
+    *) echo "== $1: SKIP: $card" ;;
+    esac
+}
 memcheck() { compute-sanitizer --tool memcheck --leak-check no --error-exitcode 9 "$@"; }
 racecheck() { compute-sanitizer --tool racecheck --error-exitcode 9 "$@"; }
 if [ $test = 1 ]; then
@@ -67,7 +74,7 @@ elif [ $sanitize = 1 ]; then
     done
 fi
 if [ $bench = 1 ]; then
-    part 'speed of ops' "$checks/bench_ops" "$plugin"
+    on_card 'speed of ops' "$program" bench --device cuda
     if [ -x "$kernel/bench_class" ]; then
         part 'speed of the Marlin kernel' "$kernel/bench_class" --class marlin --act bf16 --json "$out/marlin.jsonl"
         part 'and where bits do not depend on M' "$kernel/bench_class" --class marlin --act bf16 --fixed --bits 4 --json "$out/marlin-fixed.jsonl"
@@ -81,7 +88,7 @@ if [ $bench = 1 ]; then
     fi
 fi
 if [ $tune = 1 ]; then
-    part 'classes' "$checks/bench_ops" "$plugin" --tune
+    on_card 'classes' "$program" bench --device cuda --tune
     for class in marlin machete; do
         [ ! -x "$kernel/bench_class" ] || part "configs of $class" "$kernel/bench_class" --class $class --tune --shapes 4 --bits 4
     done
