@@ -27,7 +27,7 @@
 #include "kernels/tensor.h"
 #include "pipeline/base/err.h"
 
-enum { BACKEND_ABI = 4, HESSIAN_BLOCK_ROWS = 256 };
+enum { BACKEND_ABI = 5, HESSIAN_BLOCK_ROWS = 256 };
 
 struct weight;   /* a linear layer's matrix as this backend wants it; opaque */
 struct kv_cache; /* keys and values of one sequence; opaque */

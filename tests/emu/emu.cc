@@ -1,5 +1,5 @@
 /* A CUDA device made of this processor: the runtime's functions, and blocks of threads as fibers (see include/kernels/cuda/instr.cuh). EMU_SEED shuffles differently;
- * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_MB=100 one of 100 MB (default 1024).
+ * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_MB=100 one of 100 MB (default 1024), EMU_DRIVER=13010 one with that driver (default 13000).
  * What it proves: indices, layouts, barriers, waits, bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
 #include <math.h>
 #include <stdio.h>
@@ -125,6 +125,13 @@ cudaError_t cudaDeviceGetAttribute(int *out, enum cudaDeviceAttr a, int)
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *out = most_shared(); return cudaSuccess;
     }
     return cudaErrorInvalidValue;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    const char *driver = getenv("EMU_DRIVER");
+    *version = driver ? atoi(driver) : 13000;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceCount(int *count)

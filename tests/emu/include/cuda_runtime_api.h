@@ -29,6 +29,7 @@ struct cudaDeviceProp {
     size_t totalGlobalMem;
 };
 
+cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaGetDevice(int *device);
