@@ -34,7 +34,7 @@ static int rmsnorm(struct selftest *t, struct err *e)
         struct rows c = shapes[i];
         c.x = rnd_floats((size_t)(c.M * c.K + c.offset), &seed);
         c.w = rnd_floats((size_t)c.K, &seed);
-        selftest_case(t, "%d rows of %d", (int)c.M, (int)c.K);
+        selftest_case(t, "%dx%d", (int)c.M, (int)c.K);
         rc = selftest_both(t, run_rmsnorm, &c, 1e-3, NULL, e);
         free(c.x);
         free(c.w);
@@ -77,7 +77,7 @@ static int rope(struct selftest *t, struct err *e)
         for (int64_t m = 0; m < c.M; m++)
             pos[m] = (int32_t)(rnd(&seed) % POSITIONS);
         c.pos = pos;
-        selftest_case(t, "%d tokens, %d head%s of %d", (int)c.M, c.heads, c.heads == 1 ? "" : "s", c.D);
+        selftest_case(t, "%dx%d heads of %d", (int)c.M, c.heads, c.D);
         rc = selftest_both(t, run_rope, &c, 0, NULL, e);
         free(c.x);
         free(c.cos);
