@@ -48,8 +48,9 @@ static json_t *cuda_json(const struct device_probe *p, const struct proof *proof
     if (!p->found)
         json_object_set_new(o, "why", json_string(p->why));
     else
-        json_object_update_new(o, json_pack("{s:s, s:i, s:s, s:s, s:i, s:i, s:I, s:I}", "selftest", states[proof->state], "device", p->index, "name", p->name, "numerics", p->numerics, "processors",
-                                            p->processors, "driver", p->driver, "total_bytes", (json_int_t)p->total_bytes, "free_bytes", (json_int_t)p->free_bytes));
+        json_object_update_new(o, json_pack("{s:s, s:i, s:s, s:s, s:i, s:i, s:I, s:I}", "selftest", states[proof->state], "device", p->index, "name", p->name, "numerics",
+                                            p->numerics, "processors", p->processors, "driver", p->driver, "total_bytes", (json_int_t)p->total_bytes, "free_bytes",
+                                            (json_int_t)p->free_bytes));
     if (proof->text[0])
         json_object_set_new(o, "selftest_what", json_string(proof->text));
     return o;

@@ -16,7 +16,8 @@ static int key_of(const struct device_probe *p, char **preimage, char key[HASH_H
     int rc = hash_file_xxh3(p->plugin, plugin, e);
     if (rc)
         return rc;
-    json_t *fields = json_pack("{s:s, s:i, s:s, s:i, s:i, s:i}", "plugin", plugin, "abi", (int)BACKEND_ABI, "device", p->name, "capability", p->sm, "processors", p->processors, "driver", p->driver);
+    json_t *fields = json_pack("{s:s, s:i, s:s, s:i, s:i, s:i}", "plugin", plugin, "abi", (int)BACKEND_ABI, "device", p->name, "capability", p->sm, "processors", p->processors,
+                               "driver", p->driver);
     key_compute(&kind, fields, NULL, "", preimage, key);
     json_decref(fields);
     return 0;

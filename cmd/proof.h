@@ -1,6 +1,6 @@
 /* What selftest found of a GPU on this machine, by which `--device auto` takes it or not. It is a record of the cache without outputs: ls shows it, verify checks it, evict
- * takes it back. Its key is of what it speaks for: the plug-in's bytes and ABI, the device's name, compute capability and processors, the driver, and selftest's revision; so a
- * change of any of them leaves no verdict. The cache is the user's (cmd_cache_dir), not one that a manifest names: it speaks for the machine. */
+ * takes it back. Its key is of what it speaks for: the plug-in's bytes and ABI, the device's name, compute capability and processors, the driver, and selftest's revision;
+ * so a change of any of them leaves no verdict. The cache is the user's (cmd_cache_dir), not one that a manifest names: it speaks for the machine. */
 #ifndef CMD_PROOF_H
 #define CMD_PROOF_H
 

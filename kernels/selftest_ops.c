@@ -25,8 +25,8 @@ static int run_rmsnorm(struct backend *b, const void *arg, struct selftest_resul
 
 static int rmsnorm(struct selftest *t, struct err *e)
 {
-    static const struct rows shapes[] = {{.M = 1, .K = 1}, {.M = 70, .K = 16}, {.M = 37, .K = 80, .offset = 1}, {.M = 5, .K = 333}, {.M = 9, .K = 1024, .offset = 1}, {.M = 2, .K = 4096},
-                                         {.M = 3, .K = 5001, .offset = 3}};
+    static const struct rows shapes[] = {{.M = 1, .K = 1}, {.M = 70, .K = 16}, {.M = 37, .K = 80, .offset = 1}, {.M = 5, .K = 333}, {.M = 9, .K = 1024, .offset = 1},
+                                         {.M = 2, .K = 4096}, {.M = 3, .K = 5001, .offset = 3}};
     uint64_t seed = 2;
     int rc = 0;
     selftest_begin(t, "rmsnorm", BOUND_RMSNORM);

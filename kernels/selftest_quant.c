@@ -49,8 +49,8 @@ static int run_gradients(struct backend *b, const void *arg, struct selftest_res
     float *q = selftest_put(&a, in, 3 * Q + 2 * KV), *got = room(&a, (Q + 2 * KV) * sizeof *got);
     if (!a.rc) {
         float *dy = q + Q, *z = dy + Q, *k = z + Q, *v = k + KV;
-        struct attn_back_args back = {.q = q, .dy = dy, .k = k, .v = v, .dq = got, .dk = got + Q, .dv = got + Q + KV, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = D, .window = 50,
-                                      .scale = 0.25f, .offsets = offsets, .sequences = 2};
+        struct attn_back_args back = {.q = q, .dy = dy, .k = k, .v = v, .dq = got, .dk = got + Q, .dv = got + Q + KV, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = D,
+                                      .window = 50, .scale = 0.25f, .offsets = offsets, .sequences = 2};
         a.rc = b->ops->attention_back(b, &back, e);
         if (!a.rc)
             a.rc = b->ops->rmsnorm_back(b, dy, q, z, M, HEADS * D, 1e-5f, e);
@@ -116,7 +116,8 @@ static int run_module(struct backend *b, const void *arg, struct selftest_result
     memcpy(x, c->tokens->x, ROWS * K * sizeof *x);
     for (int k = 0; k < K; k++)
         group[k] = c->order ? k * 7 % G : k / GROUP;
-    struct gptq_args loop = {.N = N, .K = K, .G = G, .w = w, .u = u, .group = group, .fixed = c->order, .grid = c->grid, .codes = codes, .scales = scales, .zeros = zeros, .loss = loss};
+    struct gptq_args loop = {.N = N, .K = K, .G = G, .w = w, .u = u, .group = group, .fixed = c->order, .grid = c->grid, .codes = codes, .scales = scales, .zeros = zeros,
+                             .loss = loss};
     struct refine_args refine = {.N = N, .K = K, .G = G, .target = target, .h = h32, .group = group, .grid = c->grid, .sweeps = 3, .refit = !c->order, .w = w, .codes = codes,
                                  .scales = scales, .zeros = zeros};
     a.rc = b->ops->hessian(b, h, x, K, ROWS, K, 0, e);

@@ -24,8 +24,8 @@ struct proc_end {
 
 enum { PROC_MESSAGE_BYTES = 4096 };
 
-/* told gets each message (bytes of them, at most PROC_MESSAGE_BYTES) in the parent; the time it takes does not count. limit_s: seconds from the start to the first message, from
- * message to message and from the last to the end. Fails when there is no process to be had. */
+/* told gets each message (bytes of them, at most PROC_MESSAGE_BYTES) in the parent; the time it takes does not count. limit_s: seconds from the start to the first message,
+ * from message to message and from the last to the end. Fails when there is no process to be had. */
 int proc_run(int (*body)(void *arg, int fd), void *arg, size_t bytes, void (*told)(void *arg, const void *message), int limit_s, struct proc_end *out, struct err *e);
 /* In body. -1 when the parent is gone. */
 int proc_tell(int fd, const void *message, size_t bytes);
