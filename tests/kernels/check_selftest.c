@@ -46,7 +46,8 @@ static int bad_gap(struct backend *b, float *y, int64_t ldy, const float *x, int
 {
     (void)b;
     int rc = broken.real->ops->linear(broken.real, y, ldy, x, ldx, M, w, bias, accumulate, e);
-    y[ldy - 1] = 0; /* an output, or what lies between rows */
+    if (ldy == 201) /* the problem that has 200 outputs and a gap after them */
+        y[ldy - 1] = 0;
     return rc;
 }
 
@@ -250,7 +251,7 @@ static void broken_ops_fail(void **state)
         BREAK(nll, bad_nll, OPS, exact, false, "logits", "vocabulary of 17: value 31 is ");
         BREAK(kl, bad_kl, OPS, exact, false, "logits", "vocabulary of 17: value 16 is ");
         BREAK(linear, bad_linear, PRODUCTS, exact, false, "marlin", exact ? "f32 200x300, 33 tokens: token 0, output 3 is " : "f32 200x300, 130 tokens: token 0, output 3 is ");
-        BREAK(linear, bad_gap, PRODUCTS, exact, false, "marlin", "output ");
+        BREAK(linear, bad_gap, PRODUCTS, exact, false, "marlin", exact ? "w4 200x300 group 32, 33 tokens: token 0, output 200 is 0, the reference gives " : "w4 200x300 group 32, 130 tokens: token 0, output 200 is 0, exact is ");
         broken.flickers = true;
         BREAK(rmsnorm, bad_rmsnorm, OPS, exact, false, "rmsnorm", " when run again");
         BREAK(linear, bad_linear, PRODUCTS, exact, false, "marlin", " tokens");
