@@ -4,6 +4,7 @@
 
 #include "cmd/cmd.h"
 #include "cmd/options.h"
+#include "cmd/proof.h"
 #include "pipeline/base/json.h"
 #include "pipeline/base/pool.h"
 #include "stages/device.h"
@@ -60,7 +61,7 @@ static int evaluate(struct cmd_ctx *c, struct eval_cmd *v, const char *path)
         rc = fileset_from_path(&data, v->data, &c->err);
     if (!rc) {
         pool = pool_create(cmd_threads(c));
-        rc = device_open_any(&(struct device_want){c->o.isa, c->o.device, c->o.numerics, NULL}, pool, &b, &c->err);
+        rc = device_open_any(&(struct device_want){c->o.isa, c->o.device, c->o.numerics, NULL, proof_passed, c}, pool, &b, &c->err);
     }
     if (!rc) {
         rc = evaluation_run(&model, v->reference ? &reference : NULL, &data, &v->params, b, on_progress, v, &figures, &c->err);

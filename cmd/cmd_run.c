@@ -5,6 +5,7 @@
 
 #include "cmd/cmd.h"
 #include "cmd/options.h"
+#include "cmd/proof.h"
 #include "pipeline/base/io.h"
 #include "pipeline/base/json.h"
 #include "pipeline/base/pool.h"
@@ -116,7 +117,7 @@ static int run_model(struct cmd_ctx *c, struct run_cmd *r, const char *path)
     }
     if (!rc) {
         pool = pool_create(cmd_threads(c));
-        rc = device_open_any(&(struct device_want){c->o.isa, c->o.device, c->o.numerics, r->kernel}, pool, &b, &c->err);
+        rc = device_open_any(&(struct device_want){c->o.isa, c->o.device, c->o.numerics, r->kernel, proof_passed, c}, pool, &b, &c->err);
     }
     if (!rc)
         rc = generate_all(c, r, &g, b);

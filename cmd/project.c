@@ -3,15 +3,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cmd/proof.h"
 #include "pipeline/base/mem.h"
 #include "stages/device.h"
 
-static void probe_gpu(const char *device, struct pipeline_gpu *out)
+static void probe_gpu(void *arg, const char *device, struct pipeline_gpu *out)
 {
     struct device_probe p;
     device_probe(device, &p);
     out->found = p.found;
-    out->proven = p.proven;
+    out->proven = p.found && proof_passed(arg, &p);
     snprintf(out->numerics, sizeof out->numerics, "%s", p.numerics);
     snprintf(out->key, sizeof out->key, "%s", p.key);
     snprintf(out->why, sizeof out->why, "%s", p.why);
@@ -37,6 +38,7 @@ int project_open(struct project *p, struct cmd_ctx *c, const char *manifest, FIL
         .cache_dir = p->cache_dir,
         .numerics = c->o.numerics,
         .probe_gpu = probe_gpu,
+        .probe_arg = c,
         .isa = c->o.isa,
         .device = c->o.device,
         .threads = cmd_threads(c),

@@ -199,7 +199,7 @@ int bench_product_open(const struct bench *k, struct backend *b, int bits, struc
     if (!rc)
         rc = bits ? noise_matrix(&q, bits, s, e) : noise_dense(&v, s, e);
     for (; !rc && p->copies < copies; p->copies += !rc)
-        rc = bits ? b->ops->weight_quantized(b, &q, &p->w[p->copies], e) : b->ops->weight_dense(b, &v, &p->w[p->copies], e);
+        rc = bits ? wfmt_weight(b, &q, &p->w[p->copies], e) : b->ops->weight_dense(b, &v, &p->w[p->copies], e);
     if (!rc)
         rc = bench_floats(b, 2 * M * s.K, &p->x, e);
     if (!rc)

@@ -21,6 +21,7 @@ struct plugin_device {
     char numerics[16]; /* class: "cuda-sm90" */
     int sm;            /* compute capability, 90 */
     int processors;
+    int driver; /* the CUDA version that the driver serves, 1000 major + 10 minor: 13000 */
     uint64_t total_bytes, free_bytes;
     char no_machete[160]; /* by what rule it has no kernel machete; "": it has */
 };
@@ -33,7 +34,6 @@ struct plugin_options {
 struct plugin {
     int abi;
     int revision; /* raised when any result changes by a bit: part of the keys of what ran on it */
-    bool proven;  /* its tests have passed on a card (tests/gpu, results in tests/bench/results); until then only --device cuda takes it, never auto */
     /* Devices that can be opened; -ERR_DEVICE says why there is none. */
     int (*device_count)(int *out, struct err *e);
     int (*device_info)(int device, struct plugin_device *out, struct err *e);

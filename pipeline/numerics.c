@@ -21,7 +21,7 @@ static const struct pipeline_gpu *gpu_of(struct pipeline *p)
         p->gpu_asked = true;
         snprintf(p->gpu.why, sizeof p->gpu.why, "this build has none");
         if (p->c.probe_gpu)
-            p->c.probe_gpu(p->c.device, &p->gpu);
+            p->c.probe_gpu(p->c.probe_arg, p->c.device, &p->gpu);
     }
     return &p->gpu;
 }

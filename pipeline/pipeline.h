@@ -24,7 +24,7 @@ struct pipeline;
 /* A GPU as far as keys are concerned. */
 struct pipeline_gpu {
     bool found;
-    bool proven;       /* auto takes no other, unless the lock names its class */
+    bool proven;       /* has passed selftest on this machine: auto takes no other, unless the lock names its class */
     char numerics[16]; /* class: "cuda-sm90" */
     char key[64];      /* the class and what else decides its bits */
     char why[512];     /* why not found */
@@ -34,7 +34,8 @@ struct pipeline_config {
     const struct stage_kind *const *kinds; /* NULL-terminated: stage_kinds, or a test's */
     const char *cache_dir;
     const char *numerics;       /* --numerics; NULL: the manifest's, else auto: the lock file's, else the GPU's where there is one, else cpu */
-    void (*probe_gpu)(const char *device, struct pipeline_gpu *out); /* asked at most once; NULL: there is none */
+    void (*probe_gpu)(void *arg, const char *device, struct pipeline_gpu *out); /* asked at most once; NULL: there is none */
+    void *probe_arg;
     const char *isa, *device;   /* NULL: "auto" */
     int threads, jobs;          /* jobs: stages at once, each with threads / jobs threads */
     const char *const *targets; /* STAGE or STAGE/node; none: everything */

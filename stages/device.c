@@ -86,9 +86,9 @@ static void probe(const char *device, struct device_probe *out, const struct plu
         return;
     }
     out->found = true;
-    out->proven = (*plugin)->proven;
     out->sm = d.sm;
     out->processors = d.processors;
+    out->driver = d.driver;
     out->total_bytes = d.total_bytes;
     out->free_bytes = d.free_bytes;
     snprintf(out->no_machete, sizeof out->no_machete, "%s", d.no_machete);
@@ -160,7 +160,7 @@ int device_open_any(const struct device_want *w, struct pool *pool, struct backe
         return err_set(e, ERR_UNSUPPORTED, "numerics class '%s': %s", w->numerics, p.why);
     if (!p.found && !any_kernel)
         return err_set(e, ERR_UNSUPPORTED, "kernel '%s' needs a GPU: %s", w->kernel, p.why);
-    if (!p.found || (!p.proven && any_class && any_kernel && cuda_index(w->device) < 0))
+    if (!p.found || (any_class && any_kernel && cuda_index(w->device) < 0 && !(w->proven && w->proven(w->arg, &p))))
         return open_cpu(w->isa, pool, out, e);
     if (!any_class && strcmp(w->numerics, p.numerics) != 0)
         return err_set(e, ERR_UNSUPPORTED, "numerics class '%s': cuda:%d (%s) computes in %s", w->numerics, p.index, p.name, p.numerics);

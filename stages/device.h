@@ -17,11 +17,26 @@
  * An unknown word is -ERR_USAGE; an instruction set that the machine lacks, or a GPU, -ERR_UNSUPPORTED. */
 int device_open(const char *isa, const char *device, struct pool *pool, struct backend **out, struct err *e);
 
+/* What the plug-in says, for `doctor` and for keys. */
+struct device_probe {
+    bool found;          /* a GPU that can be used */
+    char plugin[512];    /* where the plug-in is, "" when there is none */
+    int revision;
+    int index, sm, processors, driver;
+    char name[96], numerics[16];
+    char key[64];        /* class and what else decides its bits: "cuda-sm90:sms132:r1" */
+    uint64_t total_bytes, free_bytes;
+    char no_machete[160]; /* kernels/plugin.h */
+    char why[512];       /* why not found */
+};
+
 struct device_want { /* NULL is auto everywhere */
     const char *isa;
-    const char *device;   /* auto, cpu, cuda, cuda:N. auto: the GPU if there is one that can be used, else the CPU */
+    const char *device;   /* auto, cpu, cuda, cuda:N. auto: the GPU if there is one that can be used and has passed selftest on this machine, else the CPU */
     const char *numerics; /* auto, or the class that must come of it */
     const char *kernel;   /* auto, cpu, or the class of CUDA kernels that must serve every quantized matrix: simple, marlin, machete */
+    bool (*proven)(void *arg, const struct device_probe *p); /* has it passed? Asked where nothing but auto is said; NULL: no GPU has */
+    void *arg;
 };
 /* Words that contradict each other are -ERR_USAGE; what is asked for and is not there is -ERR_UNSUPPORTED, with the reason. */
 int device_open_any(const struct device_want *w, struct pool *pool, struct backend **out, struct err *e);
@@ -30,20 +45,7 @@ int device_open_any(const struct device_want *w, struct pool *pool, struct backe
 int device_check(const char *isa, const char *device, struct err *e);
 int device_check_numerics(const char *numerics, struct err *e);
 
-/* What the plug-in says, for `doctor` and for keys. */
-struct device_probe {
-    bool found;          /* a GPU that can be used */
-    bool proven;         /* kernels/plugin.h: auto takes no other */
-    char plugin[512];    /* where the plug-in is, "" when there is none */
-    int revision;
-    int index, sm, processors;
-    char name[96], numerics[16];
-    char key[64];        /* class and what else decides its bits: "cuda-sm90:sms132:r1" */
-    uint64_t total_bytes, free_bytes;
-    char no_machete[160]; /* kernels/plugin.h */
-    char why[512];       /* why not found */
-};
-/* device: as above; "cpu" and unknown words find nothing. */
+/* What the plug-in says of a device as above; "cpu" and unknown words find nothing. */
 void device_probe(const char *device, struct device_probe *out);
 /* Of which device the choice of kernels is asked. capability ("9.0"): of any that has it, `sm` is all there is to say; NULL: of the device here; "auto" and "cpu" may find
  * none, a GPU that is named and not there is -ERR_UNSUPPORTED. A bad word is -ERR_USAGE. */

@@ -189,7 +189,7 @@ static int run_run(struct stage_ctx *s, struct run_ctx *r, size_t node, void *ch
     struct sink k = {.r = r, .lines = BUF_INIT, .excerpts = json_array()};
     struct backend *b = NULL;
     json_object_set_new(r->metrics, "texts", k.excerpts);
-    int rc = device_open_any(&(struct device_want){r->isa, r->device, r->numerics, param_str(s, "kernel")}, r->pool, &b, e);
+    int rc = device_open_any(&(struct device_want){.isa = r->isa, .device = r->device, .numerics = r->numerics, .kernel = param_str(s, "kernel")}, r->pool, &b, e);
     if (!rc)
         json_object_set_new(r->metrics, "class", json_string(b->numerics));
     if (!rc)

@@ -96,7 +96,7 @@ static int measure(struct stage_ctx *s, struct run_ctx *r, json_t *out, struct e
                                   .scratch = r->scratch};
     struct evaluation_figures f;
     struct backend *b = NULL;
-    int rc = device_open_any(&(struct device_want){r->isa, r->device, r->numerics, NULL}, r->pool, &b, e);
+    int rc = device_open_any(&(struct device_want){.isa = r->isa, .device = r->device, .numerics = r->numerics}, r->pool, &b, e);
     if (!rc)
         json_object_set_new(r->metrics, "class", json_string(b->numerics));
     if (!rc)

@@ -377,6 +377,8 @@ static int device_info(int device, struct plugin_device *out, struct err *e)
         return err_set(e, ERR_DEVICE, "no CUDA device %d: there %s %d", device, count == 1 ? "is" : "are", count);
     struct cudaDeviceProp p;
     cudaError_t r = cudaGetDeviceProperties(&p, device);
+    if (r == cudaSuccess)
+        r = cudaDriverGetVersion(&out->driver);
     if (r != cudaSuccess)
         return err_set(e, ERR_DEVICE, "cuda:%d: properties: %s", device, cudaGetErrorString(r));
     out->sm = p.major * 10 + p.minor;
@@ -468,4 +470,4 @@ static int open_backend(const struct plugin_options *o, const struct parallel *p
 
 __attribute__((visibility("default"))) extern const struct plugin gptqpipe_cuda;
 const struct plugin gptqpipe_cuda = {
-    .abi = BACKEND_ABI, .revision = PLUGIN_REVISION, .proven = false, .device_count = device_count, .device_info = device_info, .open = open_backend};
+    .abi = BACKEND_ABI, .revision = PLUGIN_REVISION, .device_count = device_count, .device_info = device_info, .open = open_backend};

@@ -2,7 +2,7 @@
 #ifndef KERNELS_CUDA_RUNTIME_CALL_H
 #define KERNELS_CUDA_RUNTIME_CALL_H
 
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 
 #include "pipeline/base/err.h"
 

@@ -75,7 +75,7 @@ is $rc 0 'models'
 ok "$(grep -q '^1\.\.[1-9]' "$work/models"; echo $?)" 'models: not skipped'
 GPTQPIPE=$emu/gptqpipe
 run doctor
-like "$(cat "$work/out")" '^cuda      cuda:0 .*; .* emulated device only \(device auto takes the CPU, --device cuda this\)$' 'auto leaves unproven GPU code alone'
+like "$(cat "$work/out")" '^selftest  not tested on this device: ' 'auto leaves GPU code alone that has not passed selftest here (selftest.t)'
 run run manifests/quickstart/model --prompt a --max-tokens 1 --json -q
 like "$rc $(cat "$work/out")" '^0 .*"q_proj": ?"cpu/bf16"' 'and computes on the CPU'
 # A class that has no kernel machete: known when the class is, before anything runs.

@@ -3,184 +3,49 @@
  * behind each other, in small cases; CLASS: simple, marlin or machete alone */
 #include "tests/gpu/tap.h"
 
-enum kind { F32, F16, BF16, W2, W3, W4, W8, KINDS };
-static const char *const kind_names[] = {"f32", "f16", "bf16", "w2", "w3", "w4", "w8"};
-
 /* What is under test: a class, pinned, and the kinds it serves. */
 static const struct under_test {
     const char *name;
-    enum kind kinds[KINDS];
+    enum problem_kind kinds[KINDS];
     int count;
-} classes[] = {{"simple", {F32, F16, BF16, W2, W3, W4, W8}, 7}, {"marlin", {W4, W8}, 2}, {"machete", {W4, W8}, 2}};
+} classes[] = {{"simple", {KIND_F32, KIND_F16, KIND_BF16, KIND_W2, KIND_W3, KIND_W4, KIND_W8}, 7}, {"marlin", {KIND_W4, KIND_W8}, 2}, {"machete", {KIND_W4, KIND_W8}, 2}};
 
-struct shape {
-    int64_t N, K;
-    int group;  /* of quantized kinds, -1: one */
-    bool order; /* act-order: groups drawn at random, of unequal sizes */
-};
-
-struct matrix {
-    int64_t N, K;
-    void *source;
-    struct tensor_view view;
-    struct qmatrix q;
-    bool quantized;
-    float *values; /* [N,K], exact */
-};
-
-static void fill_groups(struct qmatrix *q, const struct shape *s, uint64_t *seed)
-{
-    for (int64_t k = 0; k < q->K; k++)
-        q->g_idx[k] = s->group < 0 ? 0 : s->order ? (int32_t)(rnd(seed) % (uint64_t)q->G) : (int32_t)(k / s->group);
-}
-
-static void set_values(struct matrix *m)
-{
-    for (int64_t n = 0; n < m->N; n++)
-        for (int64_t k = 0; k < m->K; k++) {
-            int64_t at = m->q.g_idx[k] * m->N + n;
-            m->values[n * m->K + k] = f16_to_f32(m->q.scales[at]) * (float)(m->q.codes[n * m->K + k] - m->q.zeros[at]);
-        }
-}
-
-/* Scales of both signs, zeros anywhere. */
-static struct matrix quantized(int bits, const struct shape *s, uint64_t *seed)
-{
-    struct matrix m = {.N = s->N, .K = s->K, .quantized = true};
-    if (qmatrix_alloc(&m.q, s->N, s->K, bits, s->group))
-        abort();
-    m.values = malloc((size_t)(s->N * s->K) * sizeof *m.values);
-    fill_groups(&m.q, s, seed);
-    for (int64_t i = 0; i < s->N * s->K; i++)
-        m.q.codes[i] = (uint8_t)(rnd(seed) & ((1u << bits) - 1u));
-    for (int64_t i = 0; i < m.q.G * s->N; i++) {
-        m.q.scales[i] = f32_to_f16(0.1f * rnd_f32(seed));
-        m.q.zeros[i] = (uint8_t)(rnd(seed) % (bits == 8 ? 256u : (1u << bits) + 1u));
-    }
-    set_values(&m);
-    return m;
-}
-
-static struct matrix dense(enum kind kind, const struct shape *s, uint64_t *seed)
-{
-    size_t n = (size_t)(s->N * s->K);
-    struct matrix m = {.N = s->N, .K = s->K, .values = malloc(n * sizeof *m.values), .source = malloc(n * 4)};
-    for (size_t i = 0; i < n; i++) {
-        float x = rnd_f32(seed);
-        if (kind == F32) {
-            ((float *)m.source)[i] = m.values[i] = x;
-        } else {
-            uint16_t h = kind == F16 ? f32_to_f16(x) : f32_to_bf16(x);
-            ((uint16_t *)m.source)[i] = h;
-            m.values[i] = kind == F16 ? f16_to_f32(h) : bf16_to_f32(h);
-        }
-    }
-    m.view = (struct tensor_view){.dtype = kind == F32 ? DT_F32 : kind == F16 ? DT_F16 : DT_BF16, .rows = s->N, .cols = s->K, .data = m.source};
-    return m;
-}
-
-static struct matrix matrix_new(enum kind kind, const struct shape *s, uint64_t *seed)
-{
-    static const int bits[] = {[W2] = 2, [W3] = 3, [W4] = 4, [W8] = 8};
-    return kind >= W2 ? quantized(bits[kind], s, seed) : dense(kind, s, seed);
-}
-
-static void matrix_free(struct matrix *m)
-{
-    free(m->values);
-    free(m->source);
-    qmatrix_free(&m->q);
-}
-
-static struct weight *weight_of(struct backend *b, const struct matrix *m)
+static struct weight *weight_of(struct backend *b, const struct problem_matrix *m)
 {
     struct weight *w;
-    MUST(m->quantized ? wfmt_weight(b, &m->q, &w, &err) : b->ops->weight_dense(b, &m->view, &w, &err));
+    MUST(problem_weight(b, m, &w, &err));
     return w;
 }
 
-struct problem {
-    int64_t M, ldx, ldy;
-    float *x, *bias, *y0; /* y0: what is in y before */
-    bool add_bias, accumulate;
-};
-
-static struct problem problem_new(const struct matrix *m, int64_t M, int pad, uint64_t *seed)
+static float *solve(struct backend *b, const struct weight *w, const struct problem_matrix *m, const struct problem *p, int64_t from, int64_t rows)
 {
-    struct problem p = {.M = M, .ldx = m->K + pad, .ldy = m->N + pad, .add_bias = rnd(seed) % 2, .accumulate = rnd(seed) % 2};
-    p.x = rnd_floats((size_t)(M * p.ldx), seed);
-    p.bias = rnd_floats((size_t)m->N, seed);
-    p.y0 = rnd_floats((size_t)(M * p.ldy), seed);
-    return p;
-}
-
-static void problem_free(struct problem *p)
-{
-    free(p->x);
-    free(p->bias);
-    free(p->y0);
-}
-
-/* Rows from .. from + rows of a problem on the device; the whole of y, gaps too. */
-static float *solve(struct backend *b, struct weight *w, int64_t N, const struct problem *p, int64_t from, int64_t rows)
-{
-    size_t n = (size_t)(rows * p->ldy);
-    float *x = on_device(b, p->x + from * p->ldx, (size_t)(rows * p->ldx)), *y = on_device(b, p->y0 + from * p->ldy, n), *bias = on_device(b, p->bias, (size_t)N);
-    MUST(b->ops->linear(b, y, p->ldy, x, p->ldx, rows, w, p->add_bias ? bias : NULL, p->accumulate, &err));
-    float *out = to_host(b, y, n);
-    b->ops->free(b, x);
-    b->ops->free(b, y);
-    b->ops->free(b, bias);
-    return out;
-}
-
-/* The largest |y - exact| / (2^-15 sum |x w| + 2^-22 (|bias| + |y0|)): halves leave 2^-17 of a term, sums of f32 the rest. NaN counts as infinite. Values in the gaps between
- * rows must be as before. */
-static double worst(const struct matrix *m, const struct problem *p, const float *y)
-{
-    double most = 0;
-    for (int64_t r = 0; r < p->M; r++)
-        for (int64_t n = 0; n < p->ldy; n++) {
-            int64_t at = r * p->ldy + n;
-            if (n >= m->N) {
-                if (memcmp(&y[at], &p->y0[at], sizeof *y) != 0)
-                    return INFINITY;
-                continue;
-            }
-            double before = p->accumulate ? (double)p->y0[at] : 0, bias = p->add_bias ? (double)p->bias[n] : 0, exact = before + bias, size = 0;
-            for (int64_t k = 0; k < m->K; k++) {
-                double t = (double)p->x[r * p->ldx + k] * (double)m->values[n * m->K + k];
-                exact += t;
-                size += fabs(t);
-            }
-            double error = fabs((double)y[at] - exact) / (0x1p-15 * size + 0x1p-22 * (fabs(bias) + fabs(before)) + 1e-30);
-            if (!(error <= most))
-                most = isnan(error) ? INFINITY : error;
-        }
-    return most;
+    float *y;
+    MUST(problem_solve(b, w, m, p, from, rows, &y, &err));
+    return y;
 }
 
 /* Groups of 96 are for simple alone: marlin and machete get 128 there. */
 static void against_exact(struct rig *r, const struct under_test *u, bool small)
 {
     const bool packed = strcmp(u->name, "simple") != 0;
-    const struct shape shapes[] = {{16, 64, 32, false},   {64, 128, 128, false}, {33, 172, 32, false},  {128, 384, 128, false}, {48, 300, packed ? 128 : 96, false},
-                                   {130, 256, -1, false}, {72, 320, 64, true},   {600, 160, 32, true}, {1, 1, -1, false},      {40, 2304, 128, false}};
+    const struct problem_shape shapes[] = {{16, 64, 32, false, false},    {64, 128, 128, false, false}, {33, 172, 32, false, false}, {128, 384, 128, false, false},
+                                           {48, 300, packed ? 128 : 96, false, false}, {130, 256, -1, false, false}, {72, 320, 64, true, false}, {600, 160, 32, true, false},
+                                           {1, 1, -1, false, false},      {40, 2304, 128, false, false}};
     static const int64_t rows[] = {1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 32, 33, 64, 65, 128, 257};
     uint64_t seed = 1;
     for (int i_kind = 0; i_kind < u->count; i_kind++) {
-        enum kind kind = u->kinds[i_kind];
+        enum problem_kind kind = u->kinds[i_kind];
         double most = 0;
         char where[80] = "";
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-            struct matrix m = matrix_new(kind, &shapes[i], &seed);
+            struct problem_matrix m = problem_matrix(kind, &shapes[i], &seed);
             struct weight *w = weight_of(r->gpu, &m);
             for (size_t j = 0; j < sizeof rows / sizeof *rows; j++) {
                 if (small && ((i + j + (size_t)kind) % 5 || rows[j] > 65))
                     continue;
                 struct problem p = problem_new(&m, rows[j], (int)(j % 3), &seed);
-                float *y = solve(r->gpu, w, m.N, &p, 0, p.M);
-                double error = worst(&m, &p, y);
+                float *y = solve(r->gpu, w, &m, &p, 0, p.M);
+                double error = problem_worst(&m, &p, y, NULL);
                 if (!(error <= most)) {
                     most = error;
                     snprintf(where, sizeof where, "M %d, N %d, K %d", (int)p.M, (int)m.N, (int)m.K);
@@ -189,78 +54,79 @@ static void against_exact(struct rig *r, const struct under_test *u, bool small)
                 problem_free(&p);
             }
             r->gpu->ops->weight_free(r->gpu, w);
-            matrix_free(&m);
+            problem_matrix_free(&m);
         }
-        tap_ok(most <= 1, "%s %s against f64: %.3f of the bound (%s)", u->name, kind_names[kind], most, where);
+        tap_ok(most <= 1, "%s %s against f64: %.3f of the bound (%s)", u->name, problem_kind_names[kind], most, where);
     }
 }
 
 /* F32 weights give the CPU class's bits. */
 static void f32_bits_of_cpu(struct rig *r)
 {
-    static const struct shape s = {45, 333, -1, false};
+    static const struct problem_shape s = {45, 333, -1, false, false};
     uint64_t seed = 2;
-    struct matrix m = matrix_new(F32, &s, &seed);
+    struct problem_matrix m = problem_matrix(KIND_F32, &s, &seed);
     struct weight *g = weight_of(r->gpu, &m), *c = weight_of(r->cpu, &m);
     struct problem p = problem_new(&m, 37, 2, &seed);
-    float *a = solve(r->gpu, g, m.N, &p, 0, p.M), *b = solve(r->cpu, c, m.N, &p, 0, p.M);
+    float *a = solve(r->gpu, g, &m, &p, 0, p.M), *b = solve(r->cpu, c, &m, &p, 0, p.M);
     tap_ok(same(a, b, (size_t)(p.M * p.ldy)), "f32: the bits of the CPU");
     free(a);
     free(b);
     problem_free(&p);
     r->gpu->ops->weight_free(r->gpu, g);
     r->cpu->ops->weight_free(r->cpu, c);
-    matrix_free(&m);
+    problem_matrix_free(&m);
 }
 
 /* A row alone, among few and among all: the same bits, whichever kernel serves. */
-static bool same_in_company(struct rig *r, enum kind kind, const struct shape *s, uint64_t *seed)
+static bool same_in_company(struct rig *r, enum problem_kind kind, const struct problem_shape *s, uint64_t *seed)
 {
     static const int64_t sizes[] = {1, 3, 4, 8, 11, 16, 17, 32, 40, 64, 75};
-    struct matrix m = matrix_new(kind, s, seed);
+    struct problem_matrix m = problem_matrix(kind, s, seed);
     struct weight *w = weight_of(r->gpu, &m);
     struct problem p = problem_new(&m, 75, 1, seed);
-    float *all = solve(r->gpu, w, m.N, &p, 0, p.M);
+    float *all = solve(r->gpu, w, &m, &p, 0, p.M);
     int differ = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         int64_t from = p.M - sizes[i] < 5 ? p.M - sizes[i] : 5;
-        float *some = solve(r->gpu, w, m.N, &p, from, sizes[i]);
+        float *some = solve(r->gpu, w, &m, &p, from, sizes[i]);
         differ += !same(some, all + from * p.ldy, (size_t)(sizes[i] * p.ldy));
         free(some);
     }
     free(all);
     problem_free(&p);
     r->gpu->ops->weight_free(r->gpu, w);
-    matrix_free(&m);
+    problem_matrix_free(&m);
     return !differ;
 }
 
 static void company(struct rig *r, const struct under_test *u, bool small)
 {
-    const struct shape groups = {small ? 40 : 80, small ? 700 : 1200, 64, true}, one_group = {small ? 16 : 80, 1300, -1, false}, wide = {1100, 600, 128, false};
+    const struct problem_shape groups = {small ? 40 : 80, small ? 700 : 1200, 64, true, false}, one_group = {small ? 16 : 80, 1300, -1, false, false},
+                               wide = {1100, 600, 128, false, false};
     uint64_t seed = 3;
     for (int i = 0; i < u->count; i++) {
-        enum kind kind = u->kinds[i];
+        enum problem_kind kind = u->kinds[i];
         tap_ok(same_in_company(r, kind, &groups, &seed) && same_in_company(r, kind, &one_group, &seed) && (small || same_in_company(r, kind, &wide, &seed)),
-               "%s %s: a row's bits do not depend on the batch", u->name, kind_names[kind]);
+               "%s %s: a row's bits do not depend on the batch", u->name, problem_kind_names[kind]);
     }
 }
 
 static void repeats(struct rig *r, const struct under_test *u, int times, int64_t N, int64_t K)
 {
     static const int64_t rows[] = {1, 9, 70};
-    const struct shape s = {N, K, 128, false};
+    const struct problem_shape s = {N, K, 128, false, false};
     uint64_t seed = 4;
     for (int i_kind = 0; i_kind < u->count; i_kind++) {
-        enum kind kind = u->kinds[i_kind];
-        struct matrix m = matrix_new(kind, &s, &seed);
+        enum problem_kind kind = u->kinds[i_kind];
+        struct problem_matrix m = problem_matrix(kind, &s, &seed);
         struct weight *w = weight_of(r->gpu, &m);
         int differ = 0;
         for (int j = 0; j < 3; j++) {
             struct problem p = problem_new(&m, rows[j], 0, &seed);
             p.accumulate = false;
             size_t n = (size_t)(p.M * p.ldy);
-            float *first = solve(r->gpu, w, m.N, &p, 0, p.M), *x = on_device(r->gpu, p.x, (size_t)(p.M * p.ldx)), *y = on_device(r->gpu, p.y0, n),
+            float *first = solve(r->gpu, w, &m, &p, 0, p.M), *x = on_device(r->gpu, p.x, (size_t)(p.M * p.ldx)), *y = on_device(r->gpu, p.y0, n),
                   *bias = on_device(r->gpu, p.bias, (size_t)m.N);
             for (int i = 0; i < times; i++) {
                 MUST(r->gpu->ops->upload(r->gpu, y, p.y0, n * sizeof *y, &err));
@@ -275,9 +141,9 @@ static void repeats(struct rig *r, const struct under_test *u, int times, int64_
             r->gpu->ops->free(r->gpu, bias);
             problem_free(&p);
         }
-        tap_ok(!differ, "%s %s %dx%d: %d repeats, equal to the bit", u->name, kind_names[kind], (int)N, (int)K, times);
+        tap_ok(!differ, "%s %s %dx%d: %d repeats, equal to the bit", u->name, problem_kind_names[kind], (int)N, (int)K, times);
         r->gpu->ops->weight_free(r->gpu, w);
-        matrix_free(&m);
+        problem_matrix_free(&m);
     }
 }
 
@@ -305,11 +171,11 @@ static int queue_make(struct rig *r, const struct under_test *u, bool small, str
     int n = 0;
     for (size_t i = 0; i < (small ? 2 : sizeof shapes / sizeof *shapes); i++)
         for (int j = 0; j < 4 * u->count; j++) {
-            struct matrix m = matrix_new(u->kinds[j % u->count], &(struct shape){shapes[i].N[j / u->count], shapes[i].K, 128, false}, &seed);
+            struct problem_matrix m = problem_matrix(u->kinds[j % u->count], &(struct problem_shape){shapes[i].N[j / u->count], shapes[i].K, 128, false, false}, &seed);
             struct weight *w = weight_of(r->gpu, &m);
             for (int k = 0; k < (small ? 2 : 4); k++)
                 q[n++] = (struct queued){.w = w, .M = rows[k], .N = m.N, .K = m.K};
-            matrix_free(&m);
+            problem_matrix_free(&m);
         }
     for (int i = 0; i < n; i++) {
         const size_t count = (size_t)(q[i].M * q[i].N);
@@ -387,20 +253,21 @@ static void queued(struct rig *r, const struct under_test *u, bool small)
 /* Large layers against the CPU backend (f32): ||d|| / ||ref|| <= 2^-15, f64 sums would take minutes. */
 static void large(struct rig *r, const struct under_test *u)
 {
-    static const struct shape shapes[] = {{4096, 4096, 128, false}, {4096, 14336, 128, false}, {28672, 4096, 128, false}, {576, 7168, 32, false}, {1000, 16640, 64, true}};
+    static const struct problem_shape shapes[] = {{4096, 4096, 128, false, false}, {4096, 14336, 128, false, false}, {28672, 4096, 128, false, false},
+                                                  {576, 7168, 32, false, false}, {1000, 16640, 64, true, false}};
     static const int64_t rows[] = {1, 16, 130};
     uint64_t seed = 5;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int i_kind = 0; i_kind < u->count; i_kind++) {
-            enum kind kind = u->kinds[i_kind];
-            if (kind < BF16 || kind == W2 || kind == W3 || (kind != W4 && i == 2))
+            enum problem_kind kind = u->kinds[i_kind];
+            if (kind < KIND_BF16 || kind == KIND_W2 || kind == KIND_W3 || (kind != KIND_W4 && i == 2))
                 continue;
-            struct matrix m = matrix_new(kind, &shapes[i], &seed);
+            struct problem_matrix m = problem_matrix(kind, &shapes[i], &seed);
             struct weight *g = weight_of(r->gpu, &m), *c = weight_of(r->cpu, &m);
             double most = 0;
             for (int j = 0; j < 3; j++) {
                 struct problem p = problem_new(&m, rows[j], 0, &seed);
-                float *a = solve(r->gpu, g, m.N, &p, 0, p.M), *b = solve(r->cpu, c, m.N, &p, 0, p.M);
+                float *a = solve(r->gpu, g, &m, &p, 0, p.M), *b = solve(r->cpu, c, &m, &p, 0, p.M);
                 double diff = 0, size = 0;
                 for (int64_t k = 0; k < p.M * p.ldy; k++) {
                     diff += pow((double)a[k] - (double)b[k], 2);
@@ -412,10 +279,10 @@ static void large(struct rig *r, const struct under_test *u)
                 free(b);
                 problem_free(&p);
             }
-            tap_ok(most <= 0x1p-15, "%s %s %dx%d group %d against the CPU: relative %.2e", u->name, kind_names[kind], (int)m.N, (int)m.K, shapes[i].group, most);
+            tap_ok(most <= 0x1p-15, "%s %s %dx%d group %d against the CPU: relative %.2e", u->name, problem_kind_names[kind], (int)m.N, (int)m.K, shapes[i].group, most);
             r->gpu->ops->weight_free(r->gpu, g);
             r->cpu->ops->weight_free(r->cpu, c);
-            matrix_free(&m);
+            problem_matrix_free(&m);
         }
 }
 
@@ -425,18 +292,18 @@ enum { PARTS_MAX = 3 };
 
 struct set {
     int n;
-    struct matrix m[PARTS_MAX];
+    struct problem_matrix m[PARTS_MAX];
     struct weight *w[PARTS_MAX];
 };
 
 /* All with the groups of the first; own_order: but that two inputs of the last have changed places. */
-static struct set set_new(struct backend *b, enum kind kind, const int64_t *N, const struct shape *s, bool own_order, uint64_t *seed)
+static struct set set_new(struct backend *b, enum problem_kind kind, const int64_t *N, const struct problem_shape *s, bool own_order, uint64_t *seed)
 {
     struct set set = {0};
     for (; set.n < PARTS_MAX && N[set.n]; set.n++) {
-        const struct shape one = {N[set.n], s->K, s->group, s->order};
-        struct matrix *m = &set.m[set.n];
-        *m = matrix_new(kind, &one, seed);
+        const struct problem_shape one = {N[set.n], s->K, s->group, s->order, false};
+        struct problem_matrix *m = &set.m[set.n];
+        *m = problem_matrix(kind, &one, seed);
         memcpy(m->q.g_idx, set.m[0].q.g_idx, (size_t)s->K * sizeof *m->q.g_idx);
         int64_t other = 1;
         while (own_order && m->q.g_idx[other] == m->q.g_idx[0])
@@ -448,7 +315,7 @@ static struct set set_new(struct backend *b, enum kind kind, const int64_t *N, c
         }
         for (int64_t i = 0; s->group == 128 && i < m->q.G * m->N; i++)
             m->q.zeros[i] = 7; /* no table of them */
-        set_values(m);
+        problem_matrix_values(m);
         set.w[set.n] = weight_of(b, m);
     }
     return set;
@@ -458,7 +325,7 @@ static void set_free(struct backend *b, struct set *set)
 {
     for (int i = 0; i < set->n; i++) { /* in another order than they came */
         b->ops->weight_free(b, set->w[(i + 1) % set->n]);
-        matrix_free(&set->m[i]);
+        problem_matrix_free(&set->m[i]);
     }
 }
 
@@ -494,12 +361,12 @@ static void solve_many(struct backend *b, const struct set *set, const struct pr
 
 struct joined_case {
     int64_t N[PARTS_MAX];
-    struct shape shape; /* N is not looked at */
+    struct problem_shape shape; /* N is not looked at */
     bool own_order, joins;
 };
 
 /* What went wrong, or NULL. */
-static const char *try_joined(struct backend *b, enum kind kind, const struct joined_case *c, int64_t M, uint64_t *seed)
+static const char *try_joined(struct backend *b, enum problem_kind kind, const struct joined_case *c, int64_t M, uint64_t *seed)
 {
     struct set set = set_new(b, kind, c->N, &c->shape, c->own_order, seed);
     struct problem p[PARTS_MAX];
@@ -521,9 +388,9 @@ static const char *try_joined(struct backend *b, enum kind kind, const struct jo
     solve_many(b, &set, p, 0, M, y, &calls);
     wrong = calls != (c->joins ? 1 : (uint64_t)set.n) ? "products counted" : wrong;
     for (int i = 0; i < set.n; i++) {
-        wrong = !(worst(&set.m[i], &p[i], y[i]) <= 1) ? "far from f64" : wrong;
+        wrong = !(problem_worst(&set.m[i], &p[i], y[i], NULL) <= 1) ? "far from f64" : wrong;
         wrong = !c->joins && !same(y[i], apart[i], (size_t)(M * p[i].ldy)) ? "not joined, other bits" : wrong;
-        one[i] = solve(b, set.w[i], set.m[i].N, &p[i], 0, M);
+        one[i] = solve(b, set.w[i], &set.m[i], &p[i], 0, M);
         wrong = !same(one[i], apart[i], (size_t)(M * p[i].ldy)) ? "a part by itself has other bits than before" : wrong;
         free(one[i]);
     }
@@ -559,23 +426,23 @@ static void joined(struct rig *r, const struct under_test *u, bool small)
     const int64_t c = !strcmp(u->name, "machete") ? 128 : 64;
     const bool joins = strcmp(u->name, "simple") != 0;
     const struct joined_case cases[] = {
-        {{2 * c, c, c}, {0, 384, 128, false}, false, joins},
-        {{c, 3 * c, 70}, {0, 700, 32, false}, false, joins},
-        {{3 * c, 2 * c, 0}, {0, 300, -1, false}, false, joins},
-        {{2 * c, c, c}, {0, 320, 64, true}, false, joins},  /* act-order, the same for all */
-        {{2 * c, c, c}, {0, 320, 64, true}, true, false},   /* v has another */
-        {{96, c, c}, {0, 256, 128, false}, false, false},   /* q is no whole number of strips */
+        {{2 * c, c, c}, {0, 384, 128, false, false}, false, joins},
+        {{c, 3 * c, 70}, {0, 700, 32, false, false}, false, joins},
+        {{3 * c, 2 * c, 0}, {0, 300, -1, false, false}, false, joins},
+        {{2 * c, c, c}, {0, 320, 64, true, false}, false, joins},  /* act-order, the same for all */
+        {{2 * c, c, c}, {0, 320, 64, true, false}, true, false},   /* v has another */
+        {{96, c, c}, {0, 256, 128, false, false}, false, false},   /* q is no whole number of strips */
     };
     static const int64_t rows[] = {1, 3, 8, 17, 40};
     uint64_t seed = 12;
     for (int i_kind = 0; i_kind < u->count; i_kind++) {
-        const enum kind kind = u->kinds[i_kind];
-        for (size_t i = 0; kind >= W4 && i < sizeof cases / sizeof *cases; i++)
+        const enum problem_kind kind = u->kinds[i_kind];
+        for (size_t i = 0; kind >= KIND_W4 && i < sizeof cases / sizeof *cases; i++)
             for (int j = 0; j < 5; j++) {
                 if (small && (i + (size_t)j + (size_t)kind) % 3)
                     continue;
                 const char *wrong = try_joined(r->gpu, kind, &cases[i], rows[j], &seed);
-                tap_ok(!wrong, "%s %s: %d, %d and %d outputs of one input, K %d, group %d%s, M %d: %s", u->name, kind_names[kind], (int)cases[i].N[0], (int)cases[i].N[1],
+                tap_ok(!wrong, "%s %s: %d, %d and %d outputs of one input, K %d, group %d%s, M %d: %s", u->name, problem_kind_names[kind], (int)cases[i].N[0], (int)cases[i].N[1],
                        (int)cases[i].N[2], (int)cases[i].shape.K, cases[i].shape.group, cases[i].shape.order ? " by order" : "", (int)rows[j],
                        wrong ? wrong : cases[i].joins ? "one product" : "a product each");
             }
@@ -584,9 +451,9 @@ static void joined(struct rig *r, const struct under_test *u, bool small)
 
 static void refused(struct rig *r)
 {
-    static const struct shape s = {3, 40, 16, false};
+    static const struct problem_shape s = {3, 40, 16, false, false};
     uint64_t seed = 6;
-    struct matrix m = matrix_new(W4, &s, &seed);
+    struct problem_matrix m = problem_matrix(KIND_W4, &s, &seed);
     struct weight *w;
     struct backend *b = r->gpu, *pinned;
     struct parallel par = {.run = pool_run, .ctx = r->pool, .threads = 1};
@@ -605,34 +472,34 @@ static void refused(struct rig *r)
         tap_ok(wfmt_weight(pinned, &m.q, &w, &err) == -ERR_UNSUPPORTED && !strcmp(err.text, pinned_to[i][1]), "a pinned kernel: %s", err.text);
         pinned->destroy(pinned);
     }
-    matrix_free(&m);
+    problem_matrix_free(&m);
 }
 
 /* Auto: the class of each matrix and why it is not a faster one. */
 static void chosen(struct rig *r)
 {
     static const struct {
-        enum kind kind;
-        struct shape shape;
+        enum problem_kind kind;
+        struct problem_shape shape;
         const char *kernel, *why;
-    } want[] = {{W4, {64, 128, 128, false}, "marlin", ""},
-                {W4, {33, 300, 128, true}, "marlin", ""},
-                {W8, {64, 96, -1, false}, "marlin", ""},
-                {W4, {48, 300, 96, false}, "simple", "marlin takes groups of 32, 64, 128, ... inputs, or one group"},
-                {W3, {64, 128, 128, false}, "simple", "marlin takes 4 and 8 bits"},
-                {BF16, {8, 8, -1, false}, "dense", ""}};
+    } want[] = {{KIND_W4, {64, 128, 128, false, false}, "marlin", ""},
+                {KIND_W4, {33, 300, 128, true, false}, "marlin", ""},
+                {KIND_W8, {64, 96, -1, false, false}, "marlin", ""},
+                {KIND_W4, {48, 300, 96, false, false}, "simple", "marlin takes groups of 32, 64, 128, ... inputs, or one group"},
+                {KIND_W3, {64, 128, 128, false, false}, "simple", "marlin takes 4 and 8 bits"},
+                {KIND_BF16, {8, 8, -1, false, false}, "dense", ""}};
     struct parallel par = {.run = pool_run, .ctx = r->pool, .threads = 1};
     struct backend *b;
     uint64_t seed = 7;
     MUST(r->plugin->open(&(struct plugin_options){.device = 0, .kernel = "auto"}, &par, &b, &err));
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
-        struct matrix m = matrix_new(want[i].kind, &want[i].shape, &seed);
+        struct problem_matrix m = problem_matrix(want[i].kind, &want[i].shape, &seed);
         struct weight *w = weight_of(b, &m);
         const char *why, *kernel = b->ops->weight_kernel(b, w, &why);
-        tap_ok(!strcmp(kernel, want[i].kernel) && !strcmp(why, want[i].why), "auto: %s %dx%d group %d: %s (%s)", kind_names[want[i].kind], (int)m.N, (int)m.K,
+        tap_ok(!strcmp(kernel, want[i].kernel) && !strcmp(why, want[i].why), "auto: %s %dx%d group %d: %s (%s)", problem_kind_names[want[i].kind], (int)m.N, (int)m.K,
                want[i].shape.group, kernel, why);
         b->ops->weight_free(b, w);
-        matrix_free(&m);
+        problem_matrix_free(&m);
     }
     b->destroy(b);
 }
@@ -640,9 +507,9 @@ static void chosen(struct rig *r)
 /* A class that the device or the build does not have: it must say so, and that is all there is to test. */
 static bool absent(struct rig *r, const struct under_test *u)
 {
-    static const struct shape s = {64, 128, 128, false};
+    static const struct problem_shape s = {64, 128, 128, false, false};
     uint64_t seed = 8;
-    struct matrix m = matrix_new(W4, &s, &seed);
+    struct problem_matrix m = problem_matrix(KIND_W4, &s, &seed);
     struct weight *w;
     int rc = wfmt_weight(r->gpu, &m.q, &w, &err);
     if (!rc)
@@ -651,7 +518,7 @@ static bool absent(struct rig *r, const struct under_test *u)
         tap_ok(rc == -ERR_UNSUPPORTED && !strncmp(err.text, "kernel 'machete' cannot serve 64 x 128 in 4 bits, group 128: ", 61) &&
                    (strstr(err.text, ": kernel machete needs compute capability 9.0, the device has ") || strstr(err.text, ": the emulated device does not run kernel machete")),
                "%s is not there: %s", u->name, err.text);
-    matrix_free(&m);
+    problem_matrix_free(&m);
     return rc != 0;
 }
 

@@ -70,7 +70,7 @@ static void rmsnorm(struct rig *r)
         free(y);
         free(got);
     }
-    tap_ok(most <= 2e-6, "rmsnorm: relative %.2e, bound 2e-6", most);
+    tap_ok(most <= BOUND_RMSNORM, "rmsnorm: relative %.2e, bound %.0e", most, BOUND_RMSNORM);
 }
 
 static void rope(struct rig *r)
@@ -112,7 +112,7 @@ static void elementwise(struct rig *r)
         MUST(r->cpu->ops->silu_mul(r->cpu, y, a + offset, b + offset, (int64_t)M, (int64_t)K, &err));
         MUST(r->gpu->ops->silu_mul(r->gpu, db + offset, da + offset, db + offset, (int64_t)M, (int64_t)K, &err));
         float *got = to_host(r->gpu, db, all);
-        compare("silu_mul", y, got + offset, n, 2e-6);
+        compare("silu_mul", y, got + offset, n, BOUND_SILU);
         free(got);
         memcpy(y, b, all * sizeof *y);
         MUST(r->cpu->ops->add(r->cpu, y, a, (int64_t)all, &err));
@@ -158,137 +158,44 @@ static void embed(struct rig *r)
 
 /* Attention */
 
-struct heads {
-    int heads, kv_heads, D;
-    int64_t window;
-};
-static const struct heads all_heads[] = {{8, 4, 16, 0}, {8, 4, 8, 100}, {4, 2, 64, 0}, {32, 8, 128, 0}, {6, 2, 80, 70}, {3, 1, 22, 600}, {2, 1, 256, 0}, {14, 2, 64, 513}};
+static const struct problem_heads all_heads[] = {{8, 4, 16, 0}, {8, 4, 8, 100}, {4, 2, 64, 0}, {32, 8, 128, 0}, {6, 2, 80, 70}, {3, 1, 22, 600}, {2, 1, 256, 0}, {14, 2, 64, 513}};
 enum { SEQUENCES = 3 };
-
-struct cut { /* which rows of a sequence go into a step */
-    int sequence;
-    int64_t rows;
-};
-
-/* Runs steps over sequences of `lengths` rows; y of sequence s's position p at out[s][p]. x: q, k, v of all positions. */
-struct sequence {
-    float *q, *k, *v, *y;
-    int64_t done;
-    struct kv_cache *kv;
-};
-
-static void step(struct backend *b, bool device, const struct heads *h, struct sequence *seq, const struct cut *cuts, size_t n)
-{
-    int64_t M = 0, at = 0;
-    size_t qw = (size_t)(h->heads * h->D), kw = (size_t)(h->kv_heads * h->D);
-    struct attn_segment seg[8];
-    for (size_t i = 0; i < n; i++)
-        M += cuts[i].rows;
-    float *q = malloc((size_t)M * qw * 4), *k = malloc((size_t)M * kw * 4), *v = malloc((size_t)M * kw * 4), *y = malloc((size_t)M * qw * 4);
-    for (size_t i = 0; i < n; i++) {
-        struct sequence *s = &seq[cuts[i].sequence];
-        size_t rows = (size_t)cuts[i].rows;
-        seg[i] = (struct attn_segment){.kv = s->kv, .row = at, .rows = cuts[i].rows, .pos = s->done};
-        memcpy(q + (size_t)at * qw, s->q + (size_t)s->done * qw, rows * qw * 4);
-        memcpy(k + (size_t)at * kw, s->k + (size_t)s->done * kw, rows * kw * 4);
-        memcpy(v + (size_t)at * kw, s->v + (size_t)s->done * kw, rows * kw * 4);
-        at += cuts[i].rows;
-    }
-    float *dq = q, *dk = k, *dv = v, *dy = y;
-    if (device) {
-        dq = on_device(b, q, (size_t)M * qw);
-        dk = on_device(b, k, (size_t)M * kw);
-        dv = on_device(b, v, (size_t)M * kw);
-        dy = on_device(b, q, (size_t)M * qw);
-    }
-    struct attn_args a = {.q = dq, .k = dk, .v = dv, .y = dy, .heads = h->heads, .kv_heads = h->kv_heads, .head_dim = h->D, .layer = 1, .window = h->window,
-                          .scale = (float)(1 / sqrt(h->D)), .segments = seg, .segment_count = n};
-    MUST(b->ops->attention(b, &a, &err));
-    float *got = device ? to_host(b, dy, (size_t)M * qw) : y;
-    for (size_t i = 0; i < n; i++) {
-        struct sequence *s = &seq[cuts[i].sequence];
-        memcpy(s->y + (size_t)s->done * qw, got + (size_t)seg[i].row * qw, (size_t)cuts[i].rows * qw * 4);
-        s->done += cuts[i].rows;
-    }
-    if (device) {
-        free(got);
-        float *mine[] = {dq, dk, dv, dy};
-        for (int i = 0; i < 4; i++)
-            b->ops->free(b, mine[i]);
-    }
-    float *all[] = {q, k, v, y};
-    for (int i = 0; i < 4; i++)
-        free(all[i]);
-}
-
-/* All of `lengths` in steps that `plan` names: 0 whole sequences at once, 1 in uneven mixed steps with single rows, 2 in small chunks. */
-static void run(struct backend *b, bool device, const struct heads *h, struct sequence *seq, const int64_t *lengths, int plan)
-{
-    static const int64_t sizes[3][4] = {{1 << 20, 1 << 20, 1 << 20, 1 << 20}, {300, 1, 17, 8}, {9, 7, 64, 8}};
-    for (int s = 0; s < SEQUENCES; s++) {
-        seq[s].done = 0;
-        MUST(b->ops->kv_create(b, 2, h->kv_heads, h->D, lengths[s] + 3, &seq[s].kv, &err));
-    }
-    for (int turn = 0;; turn++) {
-        struct cut cuts[SEQUENCES];
-        size_t n = 0;
-        for (int s = 0; s < SEQUENCES; s++) {
-            int64_t left = lengths[s] - seq[s].done, want = sizes[plan][(turn + s) % 4];
-            if (left > 0)
-                cuts[n++] = (struct cut){s, left < want ? left : want};
-        }
-        if (!n)
-            break;
-        step(b, device, h, seq, cuts, n);
-    }
-    for (int s = 0; s < SEQUENCES; s++)
-        b->ops->kv_free(b, seq[s].kv);
-}
 
 static void attention(struct rig *r, bool small)
 {
     uint64_t seed = 5;
     for (size_t i = 0; i < sizeof all_heads / sizeof *all_heads; i++) {
-        const struct heads *h = &all_heads[i];
+        const struct problem_heads *h = &all_heads[i];
         if (small && h->heads * h->D > 1000)
             continue;
         const int64_t lengths[SEQUENCES] = {!small ? 1100 : h->D < 10 ? 600 : 90, 65, small ? 40 : 530};
-        struct sequence seq[SEQUENCES], want[SEQUENCES];
+        struct problem_sequence seq[SEQUENCES];
+        float *want[SEQUENCES], *whole[SEQUENCES];
         double most = 0;
         int differ = 0;
+        for (int s = 0; s < SEQUENCES; s++)
+            seq[s] = problem_sequence(h, lengths[s], &seed);
+        MUST(problem_attend(r->cpu, h, seq, SEQUENCES, CUT_WHOLE, want, &err));
+        MUST(problem_attend(r->gpu, h, seq, SEQUENCES, CUT_WHOLE, whole, &err));
+        for (int cuts = CUT_MIXED; cuts <= CUT_SMALL; cuts++) {
+            float *y[SEQUENCES];
+            MUST(problem_attend(r->gpu, h, seq, SEQUENCES, (enum problem_cuts)cuts, y, &err));
+            for (int s = 0; s < SEQUENCES; s++) {
+                differ += !same(whole[s], y[s], (size_t)(lengths[s] * h->heads * h->D));
+                free(y[s]);
+            }
+        }
         for (int s = 0; s < SEQUENCES; s++) {
-            size_t rows = (size_t)lengths[s], qw = (size_t)(h->heads * h->D), kw = (size_t)(h->kv_heads * h->D);
-            seq[s] = (struct sequence){.q = rnd_floats(rows * qw, &seed), .k = rnd_floats(rows * kw, &seed), .v = rnd_floats(rows * kw, &seed)};
-            for (size_t k = 0; k < rows * qw; k++)
-                seq[s].q[k] *= 6; /* so that softmax is not flat */
-            want[s] = seq[s];
-            want[s].y = malloc(rows * qw * sizeof(float));
-        }
-        run(r->cpu, false, h, want, lengths, 0);
-        for (int plan = 0; plan < 3; plan++) {
-            float *before[SEQUENCES];
-            for (int s = 0; s < SEQUENCES; s++) {
-                before[s] = plan ? seq[s].y : NULL;
-                seq[s].y = malloc((size_t)(lengths[s] * h->heads * h->D) * sizeof(float));
+            for (size_t k = 0; k < (size_t)(lengths[s] * h->heads * h->D); k++) {
+                double d = fabs((double)want[s][k] - (double)whole[s][k]);
+                most = d <= most ? most : isnan(d) ? INFINITY : d;
             }
-            run(r->gpu, true, h, seq, lengths, plan);
-            for (int s = 0; s < SEQUENCES; s++) {
-                size_t n = (size_t)(lengths[s] * h->heads * h->D);
-                for (size_t k = 0; k < n && !plan; k++) {
-                    double d = fabs((double)want[s].y[k] - (double)seq[s].y[k]);
-                    most = d <= most ? most : isnan(d) ? INFINITY : d;
-                }
-                differ += plan && !same(before[s], seq[s].y, n);
-                free(before[s]);
-            }
+            free(want[s]);
+            free(whole[s]);
+            problem_sequence_free(&seq[s]);
         }
-        tap_ok(most <= 4e-6, "attention %d/%d heads of %d, window %d: off by %.2e, bound 4e-6", h->heads, h->kv_heads, h->D, (int)h->window, most);
+        tap_ok(most <= BOUND_ATTENTION, "attention %d/%d heads of %d, window %d: off by %.2e, bound %.0e", h->heads, h->kv_heads, h->D, (int)h->window, most, BOUND_ATTENTION);
         tap_ok(!differ, "attention %d/%d heads of %d: however the sequences are cut, the same bits", h->heads, h->kv_heads, h->D);
-        for (int s = 0; s < SEQUENCES; s++) {
-            float *all[] = {seq[s].q, seq[s].k, seq[s].v, seq[s].y, want[s].y};
-            for (int k = 0; k < 5; k++)
-                free(all[k]);
-        }
     }
 }
 
@@ -511,7 +418,7 @@ static void logits(struct rig *r)
                 worst = fabs(d[k]) <= worst ? worst : isnan(d[k]) ? INFINITY : fabs(d[k]);
             tops &= top[0][m] == top[1][m] && kl[0][m].same_top1 == kl[1][m].same_top1;
         }
-        tap_ok(worst <= 1e-6 && tops && kl[1][1].kl == 0, "nll and kl over %d: off by %.2e, bound 1e-6; top-1 alike; equal rows 0", (int)V, worst);
+        tap_ok(worst <= BOUND_LOGITS && tops && kl[1][1].kl == 0, "nll and kl over %d: off by %.2e, bound %.0e; top-1 alike; equal rows 0", (int)V, worst, BOUND_LOGITS);
         r->gpu->ops->free(r->gpu, da);
         r->gpu->ops->free(r->gpu, db);
         free(a);

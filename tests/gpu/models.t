@@ -104,7 +104,7 @@ stages:
   hello: { run: { checkpoint: q, prompts: ["Once"], max_tokens: 4 } }
   cpu:   { run: { checkpoint: q, kernel: cpu, prompts: ["Once"], max_tokens: 4 } }
 Y
-run apply -C "$work/p" -q --numerics "$class" # auto alone takes a plug-in only once it is proven (kernels/plugin.h)
+run apply -C "$work/p" -q --numerics "$class" # auto alone takes a GPU only once it has passed selftest
 is $rc 0 'apply'
 like "$(cat "$work/p/gptqpipe.lock")" "\"numerics\": \"$class\"" 'the lock remembers the class'
 run show -C "$work/p" hello --json

@@ -1,4 +1,4 @@
-/* What the GPU checks share: TAP lines, random numbers, the two backends. Exit status is the verdict. */
+/* What the GPU checks share: TAP lines, the two backends. Problems and bounds are kernels/problem.h. Exit status is the verdict. */
 #ifndef TESTS_GPU_TAP_H
 #define TESTS_GPU_TAP_H
 
@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/half.h"
 #include "kernels/plugin.h"
+#include "kernels/problem.h"
 #include "kernels/wfmt.h"
 #include "pipeline/base/pool.h"
 
@@ -54,27 +55,6 @@ HELPER int tap_done(void)
 
 static struct err err;
 
-HELPER uint64_t rnd(uint64_t *s)
-{
-    uint64_t z = (*s += 0x9e3779b97f4a7c15u);
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-HELPER float rnd_f32(uint64_t *s)
-{
-    return (float)((double)(int64_t)rnd(s) * 0x1p-63);
-}
-
-HELPER float *rnd_floats(size_t n, uint64_t *s)
-{
-    float *p = malloc((n + 1) * sizeof *p);
-    for (size_t i = 0; i < n; i++)
-        p[i] = rnd_f32(s);
-    return p;
-}
-
 /* The device under test and the CPU beside it. */
 struct rig {
     struct backend *gpu, *cpu;
@@ -113,16 +93,15 @@ HELPER void rig_close(struct rig *r)
 /* Device memory with the values of a host array. */
 HELPER float *on_device(struct backend *b, const float *host, size_t n)
 {
-    void *p;
-    MUST(b->ops->alloc(b, n * sizeof *host, &p, &err));
-    MUST(b->ops->upload(b, p, host, n * sizeof *host, &err));
+    float *p;
+    MUST(problem_put(b, host, n, &p, &err));
     return p;
 }
 
 HELPER float *to_host(struct backend *b, const float *device, size_t n)
 {
-    float *p = malloc((n + 1) * sizeof *p);
-    MUST(b->ops->download(b, p, device, n * sizeof *p, &err));
+    float *p;
+    MUST(problem_get(b, device, n, &p, &err));
     return p;
 }
 

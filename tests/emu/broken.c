@@ -1,0 +1,94 @@
+/* A plug-in for tests: the emulated one (path REAL), with one thing wrong that the environment names: BROKEN=wrong (silu is off by a hundredth, and marlin's products of one
+ * token by one bit), crash, hang, exit or error (rope does), probe (its device is asked for and hangs). Without BROKEN it is the emulated plug-in under other bytes. */
+#include <dlfcn.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/plugin.h"
+
+struct plugin gptqpipe_cuda;
+static const struct plugin *real;
+static struct backend_ops ops; /* of the backend opened last */
+static const struct backend_ops *real_ops;
+static bool marlin;
+
+static bool is(const char *what)
+{
+    const char *broken = getenv("BROKEN");
+    return broken && !strcmp(broken, what);
+}
+
+static void hang(void)
+{
+    while (pause())
+        ;
+}
+
+static int rope(struct backend *b, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos, struct err *e)
+{
+    if (is("crash"))
+        raise(SIGSEGV);
+    if (is("hang"))
+        hang();
+    if (is("exit"))
+        _exit(3);
+    if (is("error"))
+        return err_set(e, ERR_DEVICE, "cuda:0: rope: an illegal memory access was encountered");
+    return real_ops->rope(b, x, M, heads, head_dim, cos, sin, pos, e);
+}
+
+static int silu(struct backend *b, float *y, const float *gate, const float *up, int64_t n, struct err *e)
+{
+    int rc = real_ops->silu_mul(b, y, gate, up, n, e);
+    float x;
+    if (rc || !is("wrong") || (rc = real_ops->download(b, &x, y, sizeof x, e)))
+        return rc;
+    x *= 1.01f;
+    return real_ops->upload(b, y, &x, sizeof x, e);
+}
+
+static int linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias, bool accumulate, struct err *e)
+{
+    int rc = real_ops->linear(b, y, ldy, x, ldx, M, w, bias, accumulate, e);
+    float z;
+    if (rc || !is("wrong") || M != 1 || !marlin || (rc = real_ops->download(b, &z, y, sizeof z, e)))
+        return rc;
+    z = nextafterf(z, 1e30f);
+    return real_ops->upload(b, y, &z, sizeof z, e);
+}
+
+static int open_backend(const struct plugin_options *o, const struct parallel *par, struct backend **out, struct err *e)
+{
+    int rc = real->open(o, par, out, e);
+    if (rc)
+        return rc;
+    marlin = !strcmp(o->kernel, "marlin");
+    real_ops = (*out)->ops;
+    ops = *real_ops;
+    ops.rope = rope;
+    ops.silu_mul = silu;
+    ops.linear = linear;
+    (*out)->ops = &ops;
+    return 0;
+}
+
+static int device_info(int device, struct plugin_device *out, struct err *e)
+{
+    if (is("probe"))
+        hang();
+    return real->device_info(device, out, e);
+}
+
+__attribute__((constructor)) static void wrap(void)
+{
+    void *handle = dlopen(REAL, RTLD_NOW | RTLD_LOCAL);
+    real = handle ? dlsym(handle, PLUGIN_SYMBOL) : NULL;
+    if (!real)
+        abort();
+    gptqpipe_cuda = *real;
+    gptqpipe_cuda.open = open_backend;
+    gptqpipe_cuda.device_info = device_info;
+}
