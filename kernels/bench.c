@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "kernels/half.h"
+#include "kernels/wfmt.h"
 
 enum { NOISE_FLOATS = 1 << 20, COPIES_MAX = 512 /* small matrices come from a cache, as small models do */, GROUP = 128 };
 static const double rotate_bytes = 256e6, bound_seconds = 0.2; /* a bound is measured so long at least: every share rests on it */

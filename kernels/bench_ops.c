@@ -64,7 +64,7 @@ static int call_silu(void *arg, int i, struct err *e)
     const struct bench *k = ((struct row_op *)arg)->k;
     const int64_t n = k->floats / 4;
     (void)i;
-    return k->b->ops->silu_mul(k->b, k->array, k->array + n, k->array + 2 * n, n, e);
+    return k->b->ops->silu_mul(k->b, k->array, k->array + n, k->array + 2 * n, 1, n, e);
 }
 
 static int call_rmsnorm(void *arg, int i, struct err *e)

@@ -44,8 +44,8 @@ static int rmsnorm(struct selftest *t, struct err *e)
 
 struct rope {
     int64_t M;
-    int heads, D;
-    float *x, *cos, *sin;
+    int heads, kv_heads, D;
+    float *x, *cos, *sin; /* x: queries, then keys */
     int32_t *pos;
 };
 enum { POSITIONS = 500 };
@@ -54,16 +54,17 @@ static int run_rope(struct backend *b, const void *arg, struct selftest_result *
 {
     const struct rope *c = arg;
     struct selftest_arrays a = {.b = b, .e = e};
-    size_t n = (size_t)(c->M * c->heads * c->D), angles = (size_t)(POSITIONS * c->D / 2);
+    size_t n = (size_t)(c->M * (c->heads + c->kv_heads) * c->D), angles = (size_t)(POSITIONS * c->D / 2);
     float *x = selftest_put(&a, c->x, n), *cos = selftest_put(&a, c->cos, angles), *sin = selftest_put(&a, c->sin, angles);
     if (!a.rc)
-        a.rc = b->ops->rope(b, x, c->M, c->heads, c->D, cos, sin, c->pos, e);
+        a.rc = b->ops->rope(b, &(struct rope_args){.q = x, .k = x + c->M * c->heads * c->D, .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->D, .M = c->M, .cos = cos,
+                                                   .sin = sin, .pos = c->pos}, e);
     return selftest_take(&a, x, n, out);
 }
 
 static int rope(struct selftest *t, struct err *e)
 {
-    static const struct rope shapes[] = {{.M = 1, .heads = 1, .D = 2}, {.M = 300, .heads = 3, .D = 20}, {.M = 40, .heads = 5, .D = 128}};
+    static const struct rope shapes[] = {{.M = 1, .heads = 1, .kv_heads = 1, .D = 2}, {.M = 300, .heads = 3, .kv_heads = 1, .D = 20}, {.M = 40, .heads = 5, .kv_heads = 2, .D = 128}};
     uint64_t seed = 3;
     int rc = 0;
     selftest_begin(t, "rope", 0);
@@ -71,7 +72,7 @@ static int rope(struct selftest *t, struct err *e)
         int32_t pos[300];
         struct rope c = shapes[i];
         size_t angles = (size_t)(POSITIONS * c.D / 2);
-        c.x = rnd_floats((size_t)(c.M * c.heads * c.D), &seed);
+        c.x = rnd_floats((size_t)(c.M * (c.heads + c.kv_heads) * c.D), &seed);
         c.cos = rnd_floats(angles, &seed);
         c.sin = rnd_floats(angles, &seed);
         for (int64_t m = 0; m < c.M; m++)
@@ -93,7 +94,7 @@ static int run_silu(struct backend *b, const void *arg, struct selftest_result *
     size_t all = (size_t)(c->K + c->offset);
     float *gate = selftest_put(&a, c->x, all), *up = selftest_put(&a, c->w, all);
     if (!a.rc)
-        a.rc = b->ops->silu_mul(b, up + c->offset, gate + c->offset, up + c->offset, c->K, e);
+        a.rc = b->ops->silu_mul(b, up + c->offset, gate + c->offset, up + c->offset, 1, c->K, e);
     return selftest_take(&a, a.rc ? NULL : up + c->offset, (size_t)c->K, out);
 }
 

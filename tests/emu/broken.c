@@ -27,7 +27,7 @@ static void hang(void)
         ;
 }
 
-static int rope(struct backend *b, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos, struct err *e)
+static int rope(struct backend *b, const struct rope_args *a, struct err *e)
 {
     if (is("crash"))
         raise(SIGSEGV);
@@ -37,12 +37,12 @@ static int rope(struct backend *b, float *x, int64_t M, int heads, int head_dim,
         _exit(3);
     if (is("error"))
         return err_set(e, ERR_DEVICE, "cuda:0: rope: an illegal memory access was encountered");
-    return real_ops->rope(b, x, M, heads, head_dim, cos, sin, pos, e);
+    return real_ops->rope(b, a, e);
 }
 
-static int silu(struct backend *b, float *y, const float *gate, const float *up, int64_t n, struct err *e)
+static int silu(struct backend *b, float *y, const float *gate, const float *up, int64_t M, int64_t K, struct err *e)
 {
-    int rc = real_ops->silu_mul(b, y, gate, up, n, e);
+    int rc = real_ops->silu_mul(b, y, gate, up, M, K, e);
     float x;
     if (rc || !is("wrong") || (rc = real_ops->download(b, &x, y, sizeof x, e)))
         return rc;

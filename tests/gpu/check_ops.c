@@ -252,7 +252,7 @@ static struct weight *some_weight(struct backend *b, int64_t K, int bits, uint64
     }
     for (int64_t k = 0; k < K; k++)
         q.g_idx[k] = (int32_t)(k / 32);
-    MUST(b->ops->weight_quantized(b, &q, &w, &err));
+    MUST(wfmt_weight(b, &q, &w, &err));
     qmatrix_free(&q);
     return w;
 }

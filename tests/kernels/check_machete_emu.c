@@ -315,13 +315,15 @@ static void joined(void **state)
         struct emu_case c;
         int64_t from[MARLIN_PARTS - 1];
     } all[] = {
-        /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias vectors halves, from */
-        {{1, 390, 512, 4, 128, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, false, true, true}, {128, 256}},
-        {{5, 390, 640, 4, 128, false, true, MARLIN_BF16, 32, 1, 2, 3, 1, 6, true, true, false, true}, {128, 256}},
-        {{18, 300, 400, 8, 32, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, true, true, true}, {256, 0}},
-        {{13, 256, 320, 4, 64, true, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, false, true, false, false}, {128, 0}},
-        {{20, 512, 256, 4, 128, false, true, MARLIN_F16, 16, 1, 3, 1, 2, 4, true, false, true, false}, {256, 384}},
-        {{130, 400, 192, 8, 64, false, true, MARLIN_BF16, 128, 2, 2, 1, 1, 2, false, false, true, false}, {128, 256}},
+        /* M N K bits group scattered one_zero act rows wide stages split share sms f32 bias vectors halves spans, from */
+        {{1, 390, 512, 4, 128, false, true, MARLIN_BF16, 32, 1, 3, 1, 1, 2, true, false, true, true, 0}, {128, 256}},
+        {{5, 390, 640, 4, 128, false, true, MARLIN_BF16, 32, 1, 2, 3, 1, 6, true, true, false, true, 0}, {128, 256}},
+        {{18, 300, 400, 8, 32, false, false, MARLIN_BF16, 32, 1, 3, 2, 1, 4, true, true, true, true, 0}, {256, 0}},
+        {{13, 256, 320, 4, 64, true, true, MARLIN_F16, 16, 1, 3, 2, 1, 4, false, true, false, false, 0}, {128, 0}},
+        {{20, 512, 256, 4, 128, false, true, MARLIN_F16, 16, 1, 3, 1, 2, 4, true, false, true, false, 0}, {256, 384}},
+        {{130, 400, 192, 8, 64, false, true, MARLIN_BF16, 128, 2, 2, 1, 1, 2, false, false, true, false, 0}, {128, 256}},
+        {{70, 390, 640, 4, 128, false, true, MARLIN_BF16, 64, 1, 2, 1, 1, 3, true, true, false, true, 2}, {128, 256}},
+        {{70, 300, 640, 8, 64, false, false, MARLIN_BF16, 128, 1, 2, 1, 1, 3, true, true, true, true, 3}, {128, 256}},
     };
     uint64_t seed = 23;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {

@@ -228,15 +228,17 @@ struct packed {
     int32_t *perm;
 };
 
-static struct packed packed_new(const struct qmatrix *q)
+static struct packed packed_new(const struct qmatrix *q, uint64_t *seed)
 {
     struct packed p;
-    assert_int_equal(machete_plan(q, &p.s, NULL), 0);
+    struct qwords words = rnd_qwords(q, seed);
+    assert_int_equal(machete_plan(&words, &p.s, NULL), 0);
     p.codes = malloc(p.s.code_bytes);
     p.scales = malloc(p.s.scale_bytes);
     p.zeros = p.s.zero_table ? malloc(p.s.zero_bytes) : NULL;
     p.perm = p.s.permuted ? malloc(p.s.perm_bytes) : NULL;
-    assert_int_equal(machete_pack(q, &p.s, p.codes, p.scales, p.zeros, p.perm, NULL), 0);
+    assert_int_equal(machete_pack(&words, &p.s, p.codes, p.scales, p.zeros, p.perm, NULL), 0);
+    qwords_free(&words);
     return p;
 }
 
@@ -276,11 +278,11 @@ static void parts_are_the_whole(void **state)
             memcpy(q[j].g_idx, q[0].g_idx, (size_t)q[0].K * sizeof *q[0].g_idx);
             for (int64_t z = 0; cases[i].one_zero && z < q[j].G * q[j].N; z++)
                 q[j].zeros[z] = 8;
-            p[j] = packed_new(&q[j]);
+            p[j] = packed_new(&q[j], &seed);
             shapes[j] = &p[j].s;
         }
         struct qmatrix all = stacked(q, n);
-        struct packed want = packed_new(&all);
+        struct packed want = packed_new(&all, &seed);
         struct machete_shape whole;
         assert_true(machete_join(shapes, n, &whole));
         assert_memory_equal(&whole, &want.s, sizeof whole);

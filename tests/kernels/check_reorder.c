@@ -15,7 +15,7 @@ static struct rig device_new(const char *kernel)
     if (gptqpipe_cuda.open(&(struct plugin_options){.device = 0, .kernel = kernel}, &par, &r.b, &e))
         fail_msg("%s", e.text);
     struct cuda_state *s = r.b->state;
-    s->no_machete[0] = '\0';
+    s->info.no_machete[0] = '\0';
     return r;
 }
 

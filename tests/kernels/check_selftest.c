@@ -60,19 +60,19 @@ static int bad_rmsnorm(struct backend *b, float *y, const float *x, const float 
     return rc;
 }
 
-static int bad_rope(struct backend *b, float *x, int64_t M, int heads, int head_dim, const float *cos, const float *sin, const int32_t *pos, struct err *e)
+static int bad_rope(struct backend *b, const struct rope_args *a, struct err *e)
 {
     (void)b;
-    int rc = broken.real->ops->rope(broken.real, x, M, heads, head_dim, cos, sin, pos, e);
-    spoil(x, 0);
+    int rc = broken.real->ops->rope(broken.real, a, e);
+    spoil(a->k, 0);
     return rc;
 }
 
-static int bad_silu(struct backend *b, float *y, const float *gate, const float *up, int64_t n, struct err *e)
+static int bad_silu(struct backend *b, float *y, const float *gate, const float *up, int64_t M, int64_t K, struct err *e)
 {
     (void)b;
-    int rc = broken.real->ops->silu_mul(broken.real, y, gate, up, n, e);
-    y[n - 1] = NAN;
+    int rc = broken.real->ops->silu_mul(broken.real, y, gate, up, M, K, e);
+    y[M * K - 1] = NAN;
     return rc;
 }
 

@@ -64,7 +64,7 @@ static void words(void **state)
 /* A CPU backend that does not take quantized matrices, for a reason of the test's. */
 static enum err_code refusal;
 
-static int refuse(struct backend *b, const struct qmatrix *q, struct weight **out, struct err *e)
+static int refuse(struct backend *b, const struct qwords *q, struct weight **out, struct err *e)
 {
     (void)b, (void)q;
     *out = NULL;

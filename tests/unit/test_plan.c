@@ -263,9 +263,9 @@ static bool on_gpu(const struct stage_ctx *s)
     return true;
 }
 
-static void find_gpu(const char *device, struct pipeline_gpu *out)
+static void find_gpu(void *arg, const char *device, struct pipeline_gpu *out)
 {
-    (void)device;
+    (void)arg, (void)device;
     *out = (struct pipeline_gpu){.found = true, .proven = true, .numerics = "cuda-sm86", .key = "cuda-sm86:sms4:r1"};
 }
 
