@@ -64,7 +64,7 @@ static int bad_rope(struct backend *b, const struct rope_args *a, struct err *e)
 {
     (void)b;
     int rc = broken.real->ops->rope(broken.real, a, e);
-    spoil(a->k, 0);
+    spoil(a->q, 0);
     return rc;
 }
 
