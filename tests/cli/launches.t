@@ -47,7 +47,7 @@ import json, sys
 a, b = (json.load(open(p))["kernels"] for p in sys.argv[1:3])
 layers = int(sys.argv[3])
 step = {k: b[k] - a.get(k, 0) for k in b}
-for row in ("embed_cuda", "rmsnorm_cuda", "linear_dense_bf16_cuda"):  # the embedding, the last norm, lm_head
+for row in ("embed_cuda", "rmsnorm_cuda", "linear_dense_bf16_cuda", "sample_cuda"):  # the embedding, the last norm, lm_head, the choice
     step[row] -= 1
 for row, calls in step.items():
     assert calls % layers == 0, (row, calls)
@@ -56,11 +56,11 @@ Y
 }
 ops='attention 1'
 rest='rmsnorm 2, rope 1, silu_mul 1'
-is "$(decode llama marlin)" "$ops, linear_marlin_w4 4, $rest; $((11 * layers + 3))" 'Llama: eleven launches a layer'
-is "$(decode qwen2 marlin)" "$ops, linear_marlin_w4 4, $rest; $((11 * layers + 3))" 'Qwen2, with biases: as many'
-is "$(decode order marlin)" "$ops, linear_marlin_w4 4, $rest, split 4; $((15 * layers + 3))" 'by activation order: q, k, v are joined, and gate and up; every input is gathered'
-is "$(decode llama simple)" "$ops, linear_simple_w4 7, $rest; $((14 * layers + 3))" 'kernel simple: a product each, nothing to split'
-is "$(decode model auto)" "$ops, linear_dense_bf16 7, $rest; $((14 * layers + 3))" 'dense: alike'
+is "$(decode llama marlin)" "$ops, linear_marlin_w4 4, $rest; $((11 * layers + 4))" 'Llama: eleven launches a layer'
+is "$(decode qwen2 marlin)" "$ops, linear_marlin_w4 4, $rest; $((11 * layers + 4))" 'Qwen2, with biases: as many'
+is "$(decode order marlin)" "$ops, linear_marlin_w4 4, $rest, split 4; $((15 * layers + 4))" 'by activation order: q, k, v are joined, and gate and up; every input is gathered'
+is "$(decode llama simple)" "$ops, linear_simple_w4 7, $rest; $((14 * layers + 4))" 'kernel simple: a product each, nothing to split'
+is "$(decode model auto)" "$ops, linear_dense_bf16 7, $rest; $((14 * layers + 4))" 'dense: alike'
 
 # And the numbers are the CPU's, biases and all.
 for m in qwen2 order; do
