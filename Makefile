@@ -212,7 +212,9 @@ $(B)/tests/kernels/check_reorder: $(O)/tests/kernels/check_reorder.o $(OBJ_EMU) 
 # The Marlin and Machete kernels by themselves, all tiles and types: programs that test and time them on a device, each with all it needs linked in. MACHETE_GUARD=1: in
 # build/cuda-guard, and waits of Machete's kernels that last two seconds end with an error that says where.
 CUDA_ARCHS ?= 80 90
-NVFLAGS = -std=c++17 -O3 -fmad=false -I. -Werror all-warnings $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+# The smallest fat binaries that nvcc makes (12.8 and newer know the option): `make dist` carries every kernel three times.
+FATBIN := $(if $(HAVE_CUDA),$(if $(findstring --compress-mode,$(shell $(NVCC) --help 2>/dev/null)),--compress-mode=size))
+NVFLAGS = -std=c++17 -O3 -fmad=false -I. -Werror all-warnings $(FATBIN) $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 MACHETE_GUARD ?= 0
 CUDA_OUT := build/cuda$(if $(filter 1,$(MACHETE_GUARD)),-guard)
 OC := build/obj/cuda$(if $(filter 1,$(MACHETE_GUARD)),-guard)
@@ -265,13 +267,14 @@ test-build: all $(UNIT) $(GPU_CHECKS) $(EMU) $(B)/emu/gptqpipe
 test: test-build ## unit, kernel and command-line tests
 	$(Q)GPTQPIPE=$(abspath $(PROG)) BUILD=$(B) MODE=$(MODE) prove --timer -r --exec tests/run $(ARGS) $(UNIT) $(wildcard tests/cli/*.t tests/fault/*.t tests/cuda/*.t)
 
-test-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS)) ## what a GPU computes, against the CPU, f64 and golden data; skips by name without one (ARGS=--all: sanitizers and speed too)
+test-gpu: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS)) ## what a GPU computes, against the CPU, f64 and golden data; skips by name without one (ARGS=--first: what tells most; --all: sanitizers and speed too)
 	$(Q)tests/gpu/run.sh $(ARGS) $(B)
 
 bench-gpu: all $(if $(HAVE_CUDA),$(GPU_BENCHES)) ## speed on a GPU, as share of its measured bandwidth
 	$(Q)tests/gpu/run.sh --bench $(ARGS) $(B)
 
 dist: all $(GPU_CHECKS) $(if $(HAVE_CUDA),$(GPU_TESTS) $(GPU_BENCHES)) ## a tarball that runs on another x86-64 Linux: program, plug-in, libraries, quickstart, GPU tests
+	$(if $(HAVE_CUDA),$(Q)$(MAKE) --no-print-directory MACHETE_GUARD=1 build/cuda-guard/check_machete)
 	$(Q)tests/gpu/dist.sh $(B)
 
 test-slow: test-build ## long tests: kills, compilers, whole-model runs

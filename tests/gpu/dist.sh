@@ -12,6 +12,7 @@ mkdir -p "$top/bin" "$top/lib/gptqpipe" "$top/tests/gpu" "$top/tests/cli" "$top/
 install -m 755 -s "$build/gptqpipe" "$top/bin/gptqpipe"
 [ ! -f "$build/libgptqpipe_cuda.so" ] || install -m 755 -s "$build/libgptqpipe_cuda.so" "$top/lib/gptqpipe/"
 for f in "$build"/tests/gpu/check_* build/cuda/check_* build/cuda/bench_*; do [ ! -f "$f" ] || install -m 755 -s "$f" "$top/tests/gpu/"; done
+[ ! -f build/cuda-guard/check_machete ] || install -m 755 -s build/cuda-guard/check_machete "$top/tests/gpu/check_machete_guard"
 # What they load, but for the libraries of glibc, which must be the machine's own.
 ldd "$top/bin/gptqpipe" "$top"/tests/gpu/check_ops | awk '/=> \// { print $3 }' | sort -u | while IFS= read -r lib; do
     case $(basename "$lib") in
@@ -27,7 +28,7 @@ cat >"$top/README" <<E
 gptqpipe $version for x86-64 Linux with glibc 2.36 or newer. Unpack anywhere; nothing to install.
     bin/gptqpipe doctor                                what this machine computes with
     bin/gptqpipe apply manifests/quickstart.yaml       quantize, pack, validate and run a small model, offline
-    tests/gpu/run.sh                                   the GPU tests (python3); --all: sanitizers, speed and tables too
+    tests/gpu/run.sh                                   the GPU tests (python3); --first: those that tell most; --all: sanitizers, speed and tables too
 E
 tar -C "$build" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf - "$name" | gzip -9n >"$top.tar.gz"
 rm -rf "$top"

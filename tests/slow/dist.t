@@ -14,6 +14,7 @@ env -i PATH=/usr/bin:/bin HOME="$work" bin/gptqpipe apply -q manifests/quickstar
 is $? 0 'the quickstart runs'
 env -i PATH=/usr/bin:/bin HOME="$work" bin/gptqpipe doctor >"$work/doctor"
 ok "$(grep -q '^cuda' "$work/doctor"; echo $?)" 'doctor'
+ok "$([ ! -x tests/gpu/check_machete ] || [ -x tests/gpu/check_machete_guard ]; echo $?)" 'the check of the Machete kernel comes under guard too'
 env -i PATH=/usr/bin:/bin HOME="$work" sh tests/gpu/run.sh >"$work/gpu"
 is "$? $(tail -n 1 "$work/gpu" | grep -c 'all passed\|SKIP')" '0 1' 'the GPU tests pass or skip'
 done_testing
