@@ -101,6 +101,44 @@ static int row_ops(const struct bench *k, bench_line_fn *fn, void *arg, struct e
     return rc;
 }
 
+/* Choosing the next token of M rows of VOCABULARY, of noise that rmsnorm has brought to about -2 .. 2, by a temperature that makes it some 40 nats; held to reading it once. */
+enum { VOCABULARY = 128256, SAMPLE_ROWS_MAX = 16 };
+struct sample {
+    const struct bench *k;
+    struct sample_row rows[SAMPLE_ROWS_MAX];
+    int32_t ids[SAMPLE_ROWS_MAX];
+    int64_t M;
+};
+
+static int call_sample(void *arg, int i, struct err *e)
+{
+    struct sample *t = arg;
+    (void)i;
+    return t->k->b->ops->sample(t->k->b, t->k->array, t->M, VOCABULARY, t->rows, t->ids, e);
+}
+
+static int time_samples(const struct bench *k, bench_line_fn *fn, void *arg, struct err *e)
+{
+    static const struct {
+        int64_t M;
+        double temperature, top_p;
+        const char *detail;
+    } cases[] = {{1, 0, 1, "the likeliest"}, {1, 0.1, 0.9, "top_p 0.9"}, {16, 0.1, 0.9, "top_p 0.9"}, {16, 0.1, 1, "top_p 1"}};
+    int rc = 0;
+    for (size_t i = 0; !rc && i < sizeof cases / sizeof *cases; i++) {
+        struct sample t = {.k = k, .M = cases[i].M};
+        if (t.M * VOCABULARY > k->floats)
+            continue; /* arrays of a device with little memory */
+        for (int m = 0; m < SAMPLE_ROWS_MAX; m++)
+            t.rows[m] = (struct sample_row){cases[i].temperature, cases[i].top_p, (m + 0.5) / SAMPLE_ROWS_MAX};
+        struct bench_line l = {.op = "sample", .class = "", .format = "", .detail = cases[i].detail, .K = VOCABULARY, .M = t.M, .bytes = (double)(t.M * VOCABULARY) * 4};
+        rc = bench_run(k, k->b, call_sample, &t, &l.time, e);
+        if (!rc)
+            tell(k, &l, fn, arg);
+    }
+    return rc;
+}
+
 enum { SEQUENCES_MAX = 16 };
 struct attention {
     struct backend *b;
@@ -180,6 +218,8 @@ int bench_ops(const struct bench *k, bench_line_fn *fn, void *arg, struct err *e
 {
     const struct suit *s = suit_of(k);
     int rc = row_ops(k, fn, arg, e);
+    if (!rc)
+        rc = time_samples(k, fn, arg, e);
     for (int i = 0; !rc && i < 4 && s->attention[i].heads; i++)
         rc = time_attention(k, &s->attention[i], fn, arg, e);
     return rc;
