@@ -25,6 +25,10 @@ silu_mul
 rmsnorm 128
 rmsnorm 4096
 rmsnorm 14336
+sample 128256 the likeliest
+sample 128256 top_p 0.9
+sample 128256 top_p 0.9
+sample 128256 top_p 1
 attention 32/8 heads, 1 x 1 at 4000
 attention 32/8 heads, 16 x 1 at 500
 attention 32/8 heads, 1 x 512 at 0
