@@ -306,7 +306,7 @@ template <int DV> static __global__ void __launch_bounds__(ATTN_THREADS, 2) atte
 }
 
 /* The parts of a pair in order: grid (pairs, kv heads, segments). */
-static __global__ void __launch_bounds__(ATTN_THREADS) attention_join(const struct attn_params p)
+static __global__ void __launch_bounds__(ATTN_THREADS, 4) attention_join(const struct attn_params p)
 {
     const struct cuda_segment &s = p.seg[blockIdx.z];
     const int head = blockIdx.y;

@@ -87,7 +87,7 @@ static __device__ __forceinline__ float inverse_root(float sum, int64_t K, float
 }
 
 /* A warp a row. */
-static __global__ void __launch_bounds__(ROW_THREADS) rmsnorm_short(float *y, const float *x, const float *w, int64_t M, int64_t K, float eps, const struct cuda_halves h)
+static __global__ void __launch_bounds__(ROW_THREADS, 4) rmsnorm_short(float *y, const float *x, const float *w, int64_t M, int64_t K, float eps, const struct cuda_halves h)
 {
     const int64_t m = (int64_t)blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32;
     if (m >= M)
