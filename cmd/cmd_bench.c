@@ -4,9 +4,10 @@
 
 #include "cmd/cmd.h"
 #include "cmd/options.h"
+#include "cmd/project.h"
+#include "cmd/proof.h"
 #include "kernels/bench.h"
 #include "kernels/select.h"
-#include "pipeline/base/json.h"
 #include "pipeline/base/pool.h"
 #include "stages/device.h"
 #include "stages/speed.h"
@@ -31,16 +32,6 @@ struct bench_cmd {
 
 _Static_assert((int)OPTION_INTS_MAX == (int)BENCH_ROWS_MAX && (int)OPTION_INTS_MAX == (int)SPEED_BATCHES_MAX, "lists of numbers are copied whole");
 
-static void put_json(json_t *o)
-{
-    struct buf b = BUF_INIT;
-    json_canonical(o, &b);
-    puts(buf_str(&b));
-    fflush(stdout);
-    buf_release(&b);
-    json_decref(o);
-}
-
 /* The device and its bounds */
 
 static void print_bounds(const struct bench_cmd *r)
@@ -53,7 +44,7 @@ static void print_bounds(const struct bench_cmd *r)
             json_object_update_new(o, json_pack("{s:s, s:i, s:i, s:i}", "device", d->name, "processors", d->processors, "revision", d->revision, "capability", d->sm));
         else
             json_object_update_new(o, json_pack("{s:s, s:s, s:i, s:f}", "device", "cpu", "isa", isa_name(r->k.isa), "threads", r->par.threads, "flops_per_second", m->arithmetic));
-        put_json(o);
+        print_json_line(o);
         return;
     }
     if (d->found)
@@ -94,7 +85,7 @@ static void on_line(void *arg, const struct bench_line *l)
     struct bench_cmd *r = arg;
     char what[64] = "";
     if (r->json) {
-        put_json(line_json(l));
+        print_json_line(line_json(l));
         return;
     }
     if (l->left_out) {
@@ -137,7 +128,7 @@ static void on_left_out(void *arg, const char *class, const char *why)
 {
     const struct bench_cmd *r = arg;
     if (r->json)
-        put_json(json_pack("{s:s, s:s, s:s}", "type", "left_out", "class", class, "why", why));
+        print_json_line(json_pack("{s:s, s:s, s:s}", "type", "left_out", "class", class, "why", why));
     else
         printf("/* %s is left out: %s */\n", class, why);
     fflush(stdout);
@@ -167,8 +158,8 @@ static void on_row(void *arg, const struct bench_row *row, const struct bench_li
         between = ", ";
     }
     if (r->json)
-        put_json(json_pack("{s:s, s:i, s:i, s:I, s:I, s:s, s:O}", "type", "row", "capability", r->device.sm, "bits", row->bits, "N", (json_int_t)row->shape.N, "K",
-                           (json_int_t)row->shape.K, "class", best, "seconds", times));
+        print_json_line(json_pack("{s:s, s:i, s:i, s:I, s:I, s:s, s:O}", "type", "row", "capability", r->device.sm, "bits", row->bits, "N", (json_int_t)row->shape.N,
+                                  "K", (json_int_t)row->shape.K, "class", best, "seconds", times));
     else
         printf(" us */\n");
     fflush(stdout);
@@ -199,7 +190,7 @@ static void print_model(const struct bench_cmd *r, const struct speed *s)
     if (r->json) {
         json_t *o = json_pack("{s:s, s:f, s:f, s:f}", "type", "model", "load_seconds", s->load_seconds, "weight_bytes", s->weight_bytes, "weights", s->weights);
         json_object_update(o, s->served);
-        put_json(o);
+        print_json_line(o);
         return;
     }
     printf("weights   %.2f million in products, %.2f MB read a step\n", s->weights * 1e-6, s->weight_bytes * 1e-6);
@@ -216,9 +207,9 @@ static void on_figure(void *arg, const struct speed_figure *f)
     struct bench_cmd *r = arg;
     char what[64];
     if (r->json) {
-        put_json(json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:s}", "type", f->what, "tokens", (json_int_t)f->tokens, "batch", (json_int_t)f->batch, "runs",
-                           (json_int_t)r->runs, "tokens_per_second", f->tokens_per_second, "spread", f->spread, "bound_tokens_per_second", f->bound_tokens_per_second, "share", f->share,
-                           "bound", f->bound));
+        print_json_line(json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:s}", "type", f->what, "tokens", (json_int_t)f->tokens, "batch", (json_int_t)f->batch, "runs",
+                                  (json_int_t)r->runs, "tokens_per_second", f->tokens_per_second, "spread", f->spread, "bound_tokens_per_second", f->bound_tokens_per_second,
+                                  "share", f->share, "bound", f->bound));
         return;
     }
     if (!strcmp(f->what, "prompt"))
@@ -256,7 +247,7 @@ static int bench_model(struct cmd_ctx *c, struct bench_cmd *r, const char *path)
 
 static int open_kernel(struct cmd_ctx *c, struct bench_cmd *r, const char *kernel, struct backend **out)
 {
-    return device_open_any(&(struct device_want){c->o.isa, c->o.device, c->o.numerics, kernel}, r->pool, out, &c->err);
+    return device_open_any(&(struct device_want){c->o.isa, c->o.device, c->o.numerics, kernel, proof_passed, c}, r->pool, out, &c->err);
 }
 
 /* The class that was asked for, or all that the device could have; the CPU is one. */

@@ -3,8 +3,8 @@
 
 #include "cmd/cmd.h"
 #include "cmd/options.h"
+#include "cmd/project.h"
 #include "cmd/proof.h"
-#include "pipeline/base/json.h"
 #include "pipeline/base/pool.h"
 #include "stages/device.h"
 
@@ -77,12 +77,8 @@ static int run(struct cmd_ctx *c, int argc, char **argv)
     if (p.found)
         proof_read(c, &p, &proof);
     if (json) {
-        json_t *o = json_pack("{s:s, s:i, s:s, s:o}", "version", GPTQPIPE_VERSION, "threads", cmd_threads(c), "isa", isa_name(isa_best()), "cuda", cuda_json(&p, &proof));
-        struct buf b = BUF_INIT;
-        json_canonical(o, &b);
-        puts(buf_str(&b));
-        buf_release(&b);
-        json_decref(o);
+        print_json_line(json_pack("{s:s, s:i, s:s, s:o}", "version", GPTQPIPE_VERSION, "threads", cmd_threads(c), "isa", isa_name(isa_best()), "cuda",
+                                  cuda_json(&p, &proof)));
         return 0;
     }
     printf("gptqpipe  %s\n", GPTQPIPE_VERSION);

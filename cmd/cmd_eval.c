@@ -4,8 +4,8 @@
 
 #include "cmd/cmd.h"
 #include "cmd/options.h"
+#include "cmd/project.h"
 #include "cmd/proof.h"
-#include "pipeline/base/json.h"
 #include "pipeline/base/pool.h"
 #include "stages/device.h"
 #include "stages/evaluation.h"
@@ -27,17 +27,14 @@ static int on_progress(void *arg, double done, double total)
     return 0;
 }
 
-static void print_figures(const struct evaluation_figures *f, bool json)
+/* numerics: the class that it was computed in. */
+static void print_figures(const struct evaluation_figures *f, const char *numerics, bool json)
 {
     if (json) {
-        json_t *o = evaluation_json(f);
-        struct buf b = BUF_INIT;
-        json_canonical(o, &b);
-        puts(buf_str(&b));
-        buf_release(&b);
-        json_decref(o);
+        print_json_line(evaluation_json(f));
         return;
     }
+    printf("class                 %s\n", numerics);
     printf("tokens                %lld\n", (long long)f->tokens);
     printf("perplexity            %.4f\n", f->perplexity);
     if (!f->has_reference)
@@ -69,7 +66,7 @@ static int evaluate(struct cmd_ctx *c, struct eval_cmd *v, const char *path)
             err_wrap(&c->err, "%s", path);
     }
     if (!rc) {
-        print_figures(&figures, v->json);
+        print_figures(&figures, b->numerics, v->json);
         json_decref(figures.served);
     }
     device_close(b);

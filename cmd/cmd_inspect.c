@@ -3,7 +3,7 @@
 
 #include "cmd/cmd.h"
 #include "cmd/options.h"
-#include "pipeline/base/json.h"
+#include "cmd/project.h"
 #include "stages/device.h"
 #include "stages/format/inspect.h"
 
@@ -108,13 +108,10 @@ static int show(struct cmd_ctx *c, const struct inspect *i, const struct inspect
     if (!o)
         return -c->err.code;
     if (cmd->json) {
-        struct buf b = BUF_INIT;
-        json_canonical(o, &b);
-        puts(buf_str(&b));
-        buf_release(&b);
-    } else {
-        print_readable(o, &cmd->device);
+        print_json_line(o);
+        return 0;
     }
+    print_readable(o, &cmd->device);
     json_decref(o);
     return 0;
 }
@@ -130,16 +127,10 @@ static int check(struct cmd_ctx *c, const char *path, bool as_json)
     if (rc)
         err_wrap(&c->err, "%s", path);
     for (size_t i = 0; i < r.count; i++) {
-        if (as_json) {
-            json_t *o = json_pack("{s:s}", "violation", r.lines[i]);
-            struct buf b = BUF_INIT;
-            json_canonical(o, &b);
-            puts(buf_str(&b));
-            buf_release(&b);
-            json_decref(o);
-        } else {
+        if (as_json)
+            print_json_line(json_pack("{s:s}", "violation", r.lines[i]));
+        else
             puts(r.lines[i]);
-        }
     }
     if (!rc && r.count)
         rc = err_set(&c->err, ERR_FAIL, "%s: %zu rules violated", path, r.count);

@@ -99,7 +99,7 @@ static int generate_all(struct cmd_ctx *c, struct run_cmd *r, const struct gener
     rc = generation_run(g, b, &r->list, &params, &events, &tokens, &c->err);
     double seconds = (double)(io_monotonic_ns() - start) * 1e-9;
     if (!rc && !c->o.quiet)
-        fprintf(stderr, "%zu tokens in %.2f s, %.1f tokens/s\n", tokens, seconds, seconds > 0 ? (double)tokens / seconds : 0.0);
+        fprintf(stderr, "%zu token%s in %.2f s, %.1f tokens/s, class %s\n", tokens, tokens == 1 ? "" : "s", seconds, seconds > 0 ? (double)tokens / seconds : 0.0, b->numerics);
     return rc;
 }
 

@@ -13,7 +13,7 @@ struct selftest_cmd {
     json_t *groups; /* of the GPU */
     int gpu_groups, failed;
     char failed_at[SELFTEST_NAME_BYTES + SELFTEST_WHAT_BYTES], gpu_failed_at[SELFTEST_NAME_BYTES + SELFTEST_WHAT_BYTES]; /* the first; "" */
-    int rc; /* of keeping the verdict */
+    struct err kept; /* why the verdict is not in the cache; code 0: it is, or there is none */
 };
 
 /* {"name","cases","passed","worst","bound"[,"what"]}; no worst where it is infinite, bound 0: equal bits. */
@@ -62,16 +62,16 @@ static void on_group(void *arg, const char *on, const struct selftest_group *g)
     } else {
         print_group(on, g);
         json_decref(o);
+        fflush(stdout);
     }
-    fflush(stdout);
 }
 
 static void on_gpu(void *arg, const struct device_probe *p)
 {
     struct selftest_cmd *s = arg;
     s->gpu = *p;
-    if (p->found && !s->rc)
-        s->rc = proof_drop(s->c, p);
+    if (p->found)
+        proof_drop(s->c, p, &s->kept);
     if (!s->json && p->found)
         printf("%-9s %s, class %s, plug-in %s\n", "cuda", p->name, p->numerics, p->plugin);
     else if (!s->json)
@@ -93,22 +93,29 @@ static int test_gpu(struct selftest_cmd *s, int64_t limit_s)
     struct cmd_ctx *c = s->c;
     const struct selftest_report report = {on_group, on_gpu, on_absent, s};
     int rc = selftest_gpu(c->o.device, cmd_threads(c), (int)limit_s, &report, &c->err);
-    if (!rc)
-        rc = s->rc;
-    if (!rc && s->gpu.found)
-        rc = proof_keep(c, &s->gpu, s->gpu_failed_at[0] ? s->gpu_failed_at : NULL, s->groups);
-    else if (!rc && !s->gpu_groups && strcmp(c->o.device, "auto") != 0)
+    if (!rc && s->gpu.found && !s->kept.code)
+        proof_keep(c, &s->gpu, s->gpu_failed_at[0] ? s->gpu_failed_at : NULL, s->groups, &s->kept);
+    else if (!rc && !s->gpu.found && !s->gpu_groups && strcmp(c->o.device, "auto") != 0)
         rc = err_set(&c->err, ERR_UNSUPPORTED, "device '%s': %s", c->o.device, s->gpu.why);
     return rc;
 }
 
+/* What auto takes is asked of the cache: an older verdict may still be there where none can be taken back. */
 static int finish(struct selftest_cmd *s)
 {
+    const bool takes = s->gpu.found && proof_passed(s->c, &s->gpu);
+    const char *which = takes ? "device auto takes the GPU" : "device auto takes the CPU";
     if (s->json)
-        print_json_line(json_pack("{s:b, s:b}", "passed", !s->failed, "auto_takes_gpu", s->gpu.found && !s->gpu_failed_at[0]));
-    else if (!s->failed)
-        printf("passed%s\n", s->gpu.found ? "; device auto takes the GPU" : "");
-    return s->failed ? err_set(&s->c->err, ERR_FAIL, "selftest: %s%s", s->failed_at, s->gpu_failed_at[0] ? " (device auto takes the CPU)" : "") : 0;
+        print_json_line(json_pack("{s:b, s:b}", "passed", !s->failed, "auto_takes_gpu", takes));
+    else if (!s->failed && !s->kept.code)
+        printf("passed%s%s\n", takes ? "; " : "", takes ? which : "");
+    if (s->kept.code)
+        return err_set(&s->c->err, s->failed ? ERR_FAIL : s->kept.code, "selftest: %s; this verdict cannot be kept: %s (%s)", s->failed ? s->failed_at : "the GPU passes",
+                       s->kept.text, which);
+    if (!s->failed)
+        return 0;
+    return s->gpu_failed_at[0] ? err_set(&s->c->err, ERR_FAIL, "selftest: %s (%s)", s->failed_at, which)
+                               : err_set(&s->c->err, ERR_FAIL, "selftest: %s", s->failed_at);
 }
 
 static int run(struct cmd_ctx *c, int argc, char **argv)

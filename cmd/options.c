@@ -20,7 +20,7 @@ static void common_defs(struct common_options *o, struct option_def defs[COMMON_
         {"cache",                         0,                         OPT_STR, &o->cache,   "DIR",            "the cache's folder"                                        },
         {"threads",                       0,                         OPT_INT, &o->threads, "N",              "threads to use (default: all cores)",                        .lo = 1, .hi = 4096},
         {"isa",                     0,                                              OPT_STR,                                                 &o->isa,                                       "ISA",   "auto, scalar, avx2 or avx512",        "auto|scalar|avx2|avx512"},
-        {"device", 0, OPT_STR,        &o->device,            "DEVICE",                         "auto, cpu or cuda[:N]"                                                                      },
+        {"device", 0, OPT_STR,        &o->device,            "DEVICE",                         "auto (a GPU that has passed selftest, else the CPU), cpu or cuda[:N]"                       },
         {"numerics",                       0,                         OPT_STR,                                &o->numerics,                       "CLASS","numerics class: auto, cpu or cuda-smNN"},
         {"events",                        0,                    OPT_STR,                           &o->events,         "FILE|fd:N",          "write events as JSON lines"                                                                                             },
         {"offline",                    0,                 OPT_FLAG,                        &o->offline,                   NULL,      "no network"},

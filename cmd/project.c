@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cmd/proof.h"
+#include "pipeline/base/json.h"
 #include "pipeline/base/mem.h"
 #include "stages/device.h"
 
@@ -74,9 +75,11 @@ int project_close(struct project *p, struct cmd_ctx *c, int rc)
 
 void print_json_line(json_t *o)
 {
-    char *text = json_dumps(o, JSON_COMPACT);
-    puts(text ? text : "{}");
-    free(text);
+    struct buf b = BUF_INIT;
+    json_canonical(o, &b);
+    puts(buf_str(&b));
+    fflush(stdout);
+    buf_release(&b);
     json_decref(o);
 }
 

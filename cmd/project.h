@@ -40,7 +40,7 @@ int project_open(struct project *p, struct cmd_ctx *c, const char *manifest, FIL
 void project_target(struct project *p, const char *target);
 /* rc unless it is 0 and the events could not be written. */
 int project_close(struct project *p, struct cmd_ctx *c, int rc);
-/* Prints one JSON object as a line to stdout; takes the reference. */
+/* Prints one JSON object, in canonical form, as a line to stdout and flushes it; takes the reference. */
 void print_json_line(json_t *o);
 /* Does `target` ("w4" or "w4/layer.0") name this node? */
 bool node_matches(const struct plan_node *n, const char *target);

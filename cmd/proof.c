@@ -27,8 +27,10 @@ static int open_store(struct cmd_ctx *c, struct store **s, struct err *e)
 {
     char *dir = cmd_cache_dir(c, NULL);
     *s = NULL;
-    if (!dir)
-        return -c->err.code;
+    if (!dir) {
+        *e = c->err;
+        return -(int)e->code;
+    }
     int rc = store_open(dir, s, e);
     free(dir);
     return rc;
@@ -90,38 +92,38 @@ bool proof_passed(void *arg, const struct device_probe *p)
     return proof.state == PROOF_PASSED;
 }
 
-int proof_drop(struct cmd_ctx *c, const struct device_probe *p)
+int proof_drop(struct cmd_ctx *c, const struct device_probe *p, struct err *e)
 {
     char *preimage = NULL, key[HASH_HEX];
     struct store *s = NULL;
     if (!has_store(c))
         return 0;
-    int rc = key_of(p, &preimage, key, &c->err);
+    int rc = key_of(p, &preimage, key, e);
     if (!rc)
-        rc = open_store(c, &s, &c->err);
+        rc = open_store(c, &s, e);
     if (!rc)
-        rc = store_evict(s, key, &c->err);
+        rc = store_evict(s, key, e);
     store_close(s);
     free(preimage);
     return rc;
 }
 
-int proof_keep(struct cmd_ctx *c, const struct device_probe *p, const char *failed_at, json_t *groups)
+int proof_keep(struct cmd_ctx *c, const struct device_probe *p, const char *failed_at, json_t *groups, struct err *e)
 {
     struct record r = RECORD_INIT;
     struct store *s = NULL;
     char *dir = NULL;
-    int rc = key_of(p, &r.preimage, r.key, &c->err);
+    int rc = key_of(p, &r.preimage, r.key, e);
     if (!rc)
-        rc = open_store(c, &s, &c->err);
+        rc = open_store(c, &s, e);
     if (!rc)
-        rc = store_begin(s, &dir, &c->err);
+        rc = store_begin(s, &dir, e);
     if (!rc) {
         r.metrics = json_pack("{s:b, s:s, s:O}", "passed", !failed_at, "version", GPTQPIPE_VERSION, "groups", groups);
         if (failed_at)
             json_object_set_new(r.metrics, "failed_at", json_string(failed_at));
         r.created_unix_s = (int64_t)time(NULL);
-        rc = store_publish(s, dir, &r, true, &c->err);
+        rc = store_publish(s, dir, &r, true, e);
         if (rc)
             store_discard(s, dir);
     }

@@ -27,8 +27,8 @@ void proof_read(struct cmd_ctx *c, const struct device_probe *p, struct proof *o
 bool proof_passed(void *arg, const struct device_probe *p);
 
 /* Takes back what was found before, so that a selftest that never ends leaves nothing. */
-int proof_drop(struct cmd_ctx *c, const struct device_probe *p);
+int proof_drop(struct cmd_ctx *c, const struct device_probe *p, struct err *e);
 /* failed_at: NULL when passed. groups: a JSON array, borrowed. */
-int proof_keep(struct cmd_ctx *c, const struct device_probe *p, const char *failed_at, json_t *groups);
+int proof_keep(struct cmd_ctx *c, const struct device_probe *p, const char *failed_at, json_t *groups, struct err *e);
 
 #endif

@@ -1,4 +1,4 @@
-/* Which numerics class a run has: what was asked for, else what the lock file remembers, else the GPU's where there is one. */
+/* Which numerics class a run has: what was asked for, else what the lock file remembers, else that of a GPU which has passed selftest, else cpu. */
 #include <stdio.h>
 #include <string.h>
 

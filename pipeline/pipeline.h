@@ -33,7 +33,7 @@ struct pipeline_gpu {
 struct pipeline_config {
     const struct stage_kind *const *kinds; /* NULL-terminated: stage_kinds, or a test's */
     const char *cache_dir;
-    const char *numerics;       /* --numerics; NULL: the manifest's, else auto: the lock file's, else the GPU's where there is one, else cpu */
+    const char *numerics;       /* --numerics; NULL: the manifest's, else auto: the lock file's, else that of a GPU which has passed selftest, else cpu */
     void (*probe_gpu)(void *arg, const char *device, struct pipeline_gpu *out); /* asked at most once; NULL: there is none */
     void *probe_arg;
     const char *isa, *device;   /* NULL: "auto" */

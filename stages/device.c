@@ -62,7 +62,8 @@ int device_open(const char *isa, const char *device, struct pool *pool, struct b
     *out = NULL;
     int rc = device_check(isa, device, e);
     if (!rc && cuda_index(device) >= 0)
-        rc = err_set(e, ERR_UNSUPPORTED, "device '%s': quantize computes on the CPU in this version; a GPU serves run, eval and validate (leave --device at auto)", device);
+        rc = err_set(e, ERR_UNSUPPORTED, "device '%s': quantize computes on the CPU in this version; a GPU serves run, eval and validate (leave --device at auto; "
+                     "--numerics cuda-smNN gives them the GPU)", device);
     return rc ? rc : open_cpu(isa, pool, out, e);
 }
 

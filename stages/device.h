@@ -2,7 +2,7 @@
  *
  *     struct backend *b;
  *     device_open(r->isa, r->device, r->pool, &b, e);                   computes on the CPU: what quantize needs
- *     device_open_any(&(struct device_want){...}, r->pool, &b, e);      on a GPU too: run, eval, validate
+ *     device_open_any(&(struct device_want){...}, r->pool, &b, e);      on a GPU too: run, eval, bench, validate
  *     ... device_count(b, r); device_close(b);
  *
  * device_count is called once, at the end: counters run since device_open. One thread at a time per backend; a GPU's is used by the thread that opened it. */

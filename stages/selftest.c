@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/select.h"
 #include "pipeline/base/proc.h"
 
 static const enum problem_kind all_kinds[] = {KIND_F32, KIND_F16, KIND_BF16, KIND_W2, KIND_W3, KIND_W4, KIND_W8};
@@ -116,29 +117,20 @@ static void say_failed(struct gpu_test *g, const char *name, const struct err *e
     say_group(g, &group);
 }
 
-/* A class that the device has not says so of the simplest matrix. */
-static bool has_class(struct gpu_test *g, struct backend *b, const char *class)
+/* By the rule that the plug-in obeys, of the simplest matrix. */
+static bool has_class(struct gpu_test *g, const struct device_probe *p, const char *class)
 {
-    static const struct problem_shape s = {64, 128, 128, false, true};
-    uint64_t seed = 9;
-    struct problem_matrix m = problem_matrix(KIND_W4, &s, &seed);
-    struct weight *w;
-    struct err e = {0};
-    say_case(g, class, "a matrix for it");
-    int rc = problem_weight(b, &m, &w, &e);
-    problem_matrix_free(&m);
-    if (!rc)
-        b->ops->weight_free(b, w);
-    const char *rule = strstr(e.text, ", group 128: "); /* what comes before is about this matrix */
-    if (rc == -ERR_UNSUPPORTED)
-        say_text(g, SAYS_ABSENT, class, rule ? rule + strlen(", group 128: ") : e.text);
-    return rc != -ERR_UNSUPPORTED; /* other errors come back with the first case */
+    const struct select_matrix m = {.N = 64, .K = 128, .bits = 4, .group_size = 128, .capability = p->sm, .no_machete = *p->no_machete ? p->no_machete : NULL};
+    const char *why;
+    if (select_kernel(&m, class, &why))
+        return true;
+    say_text(g, SAYS_ABSENT, class, why);
+    return false;
 }
 
-/* Every class of quantized products pinned in turn; what has no classes with the first, which serves every matrix and must be there. */
-static int test_class(struct gpu_test *g, const char *class, struct pool *pool, struct backend *cpu)
+/* A class of quantized products, pinned; what has no classes with the first, which serves every matrix. */
+static int test_class(struct gpu_test *g, const char *class, bool first, struct pool *pool, struct backend *cpu)
 {
-    const bool first = !strcmp(class, "simple");
     struct selftest t = {.ref = cpu, .at = say_case, .done = say_group, .arg = g};
     struct err e = {0};
     say_case(g, class, "opening the device");
@@ -153,7 +145,7 @@ static int test_class(struct gpu_test *g, const char *class, struct pool *pool, 
             rc = selftest_products(&t, "dense", all_kinds, DENSE, &e);
         if (!rc)
             rc = selftest_products(&t, class, all_kinds + DENSE, ALL - DENSE, &e);
-    } else if (has_class(g, t.b, class)) {
+    } else {
         rc = selftest_products(&t, class, (const enum problem_kind[]){KIND_W4, KIND_W8}, 2, &e);
     }
     say_case(g, class, "closing the device");
@@ -163,12 +155,12 @@ static int test_class(struct gpu_test *g, const char *class, struct pool *pool, 
 
 static int gpu_body(void *arg, int fd)
 {
-    static const char *const classes[] = {"simple", "marlin", "machete"};
     struct gpu_test *g = arg;
     struct message m = {.says = SAYS_GPU};
     struct backend *cpu = NULL;
     struct err e = {0};
     char device[16];
+    size_t classes = 0;
     g->fd = fd;
     device_probe(g->device, &m.gpu);
     say(g, &m);
@@ -180,8 +172,11 @@ static int gpu_body(void *arg, int fd)
     int rc = device_open(NULL, "cpu", pool, &cpu, &e);
     if (rc)
         say_failed(g, "reference", &e);
-    for (size_t i = 0; !rc && i < sizeof classes / sizeof *classes; i++)
-        rc = test_class(g, classes[i], pool, cpu);
+    while (select_class(classes))
+        classes++;
+    for (size_t i = classes; !rc && i-- > 0;)
+        if (has_class(g, &m.gpu, select_class(i)))
+            rc = test_class(g, select_class(i), i + 1 == classes, pool, cpu);
     device_close(cpu);
     return rc != 0;
 }

@@ -70,6 +70,7 @@ run eval $M --data "$work/plain.txt" --unit document --window 128 --json -q
 is "$(count)" 127 'a document is cut to the window'
 run eval $M --data $D --max-tokens 100
 is $rc 0 'readable view'
+like "$(cat "$work/out")" '^class +cpu$' 'readable view: class'
 like "$(cat "$work/out")" '^tokens +100$' 'readable view: tokens'
 like "$(cat "$work/out")" '^perplexity +[0-9.]+$' 'readable view: perplexity'
 

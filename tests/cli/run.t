@@ -95,7 +95,7 @@ run run $M --prompt "$P" --prompt 'The flag of' --max-tokens 5
 is $rc 0 'readable view'
 like "$(cat "$work/out")" '^== prompt 2, 5 tokens, length$' 'readable view: a block a prompt'
 like "$(cat "$work/out")" "^$P [A-Za-z]" 'readable view: prompt and text joined'
-like "$(cat "$work/err")" '^10 tokens in [0-9.]+ s, [0-9.]+ tokens/s$' 'readable view: speed on stderr'
+like "$(cat "$work/err")" '^10 tokens in [0-9.]+ s, [0-9.]+ tokens/s, class cpu$' 'readable view: speed and class on stderr'
 
 # On a terminal one prompt streams: the pieces join to the same text.
 is "$(python3 - "$GPTQPIPE" $M "$P" <<'Y'

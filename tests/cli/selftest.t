@@ -53,7 +53,8 @@ untested='selftest  not tested on this device: `gptqpipe selftest --device cuda`
 proof() { "$GPTQPIPE" doctor | grep '^selftest'; }
 served() { "$GPTQPIPE" run $M --prompt a --max-tokens 1 --json -q "$@" | python3 -c 'import json,sys; print(json.loads(sys.stdin.readline())["kernel"]["q_proj"])'; }
 is "$(proof)" "$untested" 'doctor: not tested'
-is "$(served)" cpu/bf16 'auto takes the CPU'
+timed() { EMU_MB=64 "$GPTQPIPE" bench --shape 64x64 --rows 1 --copies 1 --seconds 0 --json | python3 -c 'import json,sys; print(json.loads(sys.stdin.readline())["numerics"])'; }
+is "$(served) $(timed)" 'cpu/bf16 cpu' 'auto takes the CPU, for run and for bench'
 ok "$([ ! -e "$cache" ]; echo $?)" 'looking makes no cache'
 fails 1 "^gptqpipe: error: device 'cuda:7': no CUDA device 7: there is 1\$" 'a device that is not there' selftest --device cuda:7
 run selftest
@@ -64,7 +65,7 @@ is "$(grep '^cuda:0 *machete' "$work/out")" 'cuda:0    machete    not there: the
 is "$(tail -n 1 "$work/out")" 'passed; device auto takes the GPU' 'the verdict'
 like "$(proof)" '^selftest  passed on this device on 20[0-9-]* \(device auto takes it\)$' 'doctor: passed'
 is "$("$GPTQPIPE" doctor --json | python3 -c 'import json,sys; d = json.load(sys.stdin)["cuda"]; print(d["selftest"], d["driver"])')" 'passed 13000' 'doctor: as JSON'
-is "$(served)" dense/bf16 'auto takes the GPU'
+is "$(served) $(timed)" 'dense/bf16 cuda-sm90' 'auto takes the GPU, for run and for bench'
 is "$(served --device cpu)" cpu/bf16 'and not where the CPU is asked for'
 is "$(served --cache "$work/other")" cpu/bf16 'nor with another cache'
 is "$("$GPTQPIPE" eval $M --data manifests/quickstart/held.jsonl --max-tokens 5 --json)" "$("$GPTQPIPE" eval $M --data manifests/quickstart/held.jsonl --max-tokens 5 --json --device cuda)" 'eval: auto is the GPU'
@@ -134,6 +135,16 @@ like "$(cat "$work/out.wrong")" '^cuda:0 +marlin +40 cases  FAILED: w4 200x300 g
 like "$(cat "$work/out.wrong")" '^cuda:0 +simple +80 cases  worst error' 'wrong results: the other groups pass'
 BROKEN=probe run selftest --device cuda --limit 5
 is "$rc $(cat "$work/err")" '1 gptqpipe: error: selftest: device: asking the plug-in: did not end in 5 s and was killed (device auto takes the CPU)' 'a device that does not answer'
+
+# A verdict that cannot be kept is told with the reason, and is none.
+kept="this verdict cannot be kept: cannot create folder .* \(device auto takes the CPU\)"
+fails 1 "^gptqpipe: error: selftest: the GPU passes; $kept\$" 'no place for a pass' selftest --device cuda --cache "$plugin/cache"
+is "$(tail -n 1 "$work/out" | awk '{ print $2 }')" machete 'no place for a pass: nothing says that it passed'
+BROKEN=wrong fails 1 "^gptqpipe: error: selftest: silu: 4099 values: .*; $kept\$" 'no place for a failure' selftest --device cuda --cache "$plugin/cache"
+env -u HOME -u XDG_CACHE_HOME "$GPTQPIPE" selftest --device cuda --json >"$work/out" 2>"$work/err"
+# shellcheck disable=SC2016
+is "$? $(cat "$work/err") $(tail -n 1 "$work/out")" '64 gptqpipe: error: selftest: the GPU passes; this verdict cannot be kept: no place for the cache: $HOME is not set, '\
+'give --cache DIR (device auto takes the CPU) {"auto_takes_gpu":false,"passed":true}' 'no home'
 
 # Killed half way: no verdict, neither the old one nor a new one.
 restore

@@ -84,8 +84,9 @@ sanitized() {
     [ ! -x "$1" ] || part "${tool%% *}: $what" compute-sanitizer --tool $tool --error-exitcode 9 "$@"
 }
 if [ $first = 1 ]; then
-    limit=90
+    limit=60
     on_card 'selftest' "$program" selftest --device cuda --limit 30
+    limit=90
     if [ -x "$guard" ]; then
         part 'the Machete kernel under guard' "$guard" --small
     elif [ -x "$kernel/check_machete" ]; then
@@ -98,7 +99,7 @@ if [ $first = 1 ]; then
     else
         skip 'the Marlin kernel' "no $kernel/check_marlin (make gpu-programs)"
     fi
-    limit=60
+    limit=50
     for class in marlin machete simple; do
         part "products of class $class, small" "$checks/check_linear" "$plugin" small $class
     done
@@ -116,7 +117,7 @@ if [ $rest = 1 ]; then
     [ ! -x "$kernel/check_machete" ] || part 'the Machete kernel' "$kernel/check_machete"
 fi
 if [ $bench = 1 ]; then
-    limit=120
+    limit=90
     on_card 'speed of ops' "$program" bench --device cuda
     if [ -x "$kernel/bench_class" ]; then
         part 'speed of the Marlin kernel' "$kernel/bench_class" --class marlin --act bf16 --json "$out/marlin.jsonl"
