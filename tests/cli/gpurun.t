@@ -12,22 +12,29 @@ summary() { sed -n '/^== summary/,$p' "$work/out" | sed '1d; s/  *[0-9]* s  /: /
 run_sh
 is "$? $(cat "$work/out")" '0 run.sh: SKIP: this build has no CUDA plug-in (lib/gptqpipe/libgptqpipe_cuda.so)' 'no plug-in'
 : >"$top/lib/gptqpipe/libgptqpipe_cuda.so"
-for p in check_machete_guard check_marlin check_machete check_linear check_ops bench_ops bench_class; do
+for p in check_machete_guard check_marlin check_machete check_linear check_ops bench_class; do
     printf '#!/bin/sh\necho "called %s $*"\n' $p >"$top/tests/gpu/$p"
     chmod +x "$top/tests/gpu/$p"
 done
+cat >"$top/bin/gptqpipe" <<'S'
+#!/bin/sh
+[ "$1" = doctor ] && echo 'cuda      cuda:0 (a card)' || echo "called gptqpipe $*"
+S
+chmod +x "$top/bin/gptqpipe"
 # shellcheck disable=SC2016
 echo 'echo "called models.t for $GPTQPIPE"' >"$top/tests/gpu/models.t"
 
 so=lib/gptqpipe/libgptqpipe_cuda.so
 run_sh --first
-is "$? $(grep '^called' "$work/out")" "0 called check_machete_guard --small
+is "$? $(grep '^called' "$work/out")" "0 called gptqpipe selftest --device cuda --limit 30
+called check_machete_guard --small
 called check_marlin 
 called check_linear $so small marlin
 called check_linear $so small machete
 called check_linear $so small simple
 called models.t for bin/gptqpipe" '--first'
-is "$(summary)" 'the Machete kernel under guard: passed
+is "$(summary)" 'selftest: passed
+the Machete kernel under guard: passed
 the Marlin kernel: passed
 products of class marlin, small: passed
 products of class machete, small: passed
@@ -40,16 +47,25 @@ called check_linear $so full
 called check_linear $so repeat
 called check_machete " '--rest'
 run_sh
-is "$(grep -c '^called' "$work/out")" 10 'no option: both'
+is "$(grep -c '^called' "$work/out")" 11 'no option: both'
 run_sh --bench --tune --out "$work"
-is "$? $(grep '^called' "$work/out" | sed "s, $work/, ,")" "0 called bench_ops $so
+is "$? $(grep '^called' "$work/out" | sed "s, $work/, ,")" "0 called gptqpipe bench --device cuda
 called bench_class --class marlin --act bf16 --json marlin.jsonl
 called bench_class --class marlin --act bf16 --fixed --bits 4 --json marlin-fixed.jsonl
+called bench_class --class marlin --act bf16 --halves --bits 4 --json marlin-product.jsonl
 called bench_class --class machete --act bf16 --json machete.jsonl
-called bench_ops $so --tune
+called bench_class --class machete --act bf16 --halves --bits 4 --json machete-product.jsonl
+called gptqpipe bench --device cuda --tune
 called bench_class --class marlin --tune --shapes 4 --bits 4
 called bench_class --class machete --tune --shapes 4 --bits 4" '--bench --tune'
 mkdir "$work/path"
+printf '#!/bin/sh\necho "called python $*"\n' >"$work/path/python3"
+chmod +x "$work/path/python3"
+PATH=$work/path:$PATH GPTQPIPE_SHARED=shared run_sh --bench --peers peers --out "$work"
+is "$? $(grep -h '^called python' "$work/out" "$work/peers.jsonl" | sed "s, $work/, ,g")" "0 called python tests/gpu/compare.py marlin.jsonl peers.jsonl marlin-product.jsonl
+called python tests/gpu/compare.py machete.jsonl peers.jsonl machete-product.jsonl
+called python shared/tools/peer_kernels.py bench peers" '--peers: each class beside the originals'
+rm "$work/path/python3"
 # shellcheck disable=SC2016
 printf '#!/bin/sh\necho "called $*"\n' >"$work/path/compute-sanitizer"
 chmod +x "$work/path/compute-sanitizer"
@@ -74,7 +90,8 @@ printf '#!/bin/sh\n[ "$3" != machete ] || echo "1..0 # SKIP no such class here"\
 rm "$top/tests/gpu/check_machete"
 run_sh --first --rest --limit 1
 is "$?" 1 'the verdict'
-is "$(summary)" 'the Machete kernel under guard: FAILED: status 3
+is "$(summary)" 'selftest: passed
+the Machete kernel under guard: FAILED: status 3
 the Marlin kernel: FAILED: not over after 1 s
 products of class marlin, small: passed
 products of class machete, small: SKIP: no such class here
@@ -87,7 +104,7 @@ products: passed
 ok "$(kill -0 "$(cat "$work/hung")" 2>/dev/null; echo $((! $?)))" 'what hung has ended'
 rm "$top/tests/gpu/check_machete_guard" "$top/tests/gpu/check_marlin"
 run_sh --first
-is "$? $(summary | head -n 2)" '0 the Machete kernel, small: SKIP: no tests/gpu/check_machete (make gpu-programs)
+is "$? $(summary | sed -n 2,3p)" '0 the Machete kernel, small: SKIP: no tests/gpu/check_machete (make gpu-programs)
 the Marlin kernel: SKIP: no tests/gpu/check_marlin (make gpu-programs)' 'programs that are not there'
 
 done_testing
