@@ -73,6 +73,18 @@ static void count_clusters(struct machete_device *d)
     }
 }
 
+/* What makes the tensor map of X: looked up once, for a launch makes one. */
+static int find_encode(struct machete_device *d, struct err *e)
+{
+    cudaDriverEntryPointQueryResult found;
+    cudaError_t rc = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &d->encode_map, 12000, cudaEnableDefault, &found);
+    if (rc != cudaSuccess)
+        return call_failed(rc, "cudaGetDriverEntryPointByVersion", e);
+    if (found != cudaDriverEntryPointSuccess || !d->encode_map)
+        return err_set(e, ERR_UNSUPPORTED, "the driver has no cuTensorMapEncodeTiled: CUDA 12.0 and newer do");
+    return 0;
+}
+
 extern "C" int machete_device_open(struct machete_device *d, struct err *e)
 {
     int device, major, minor, rc;
@@ -87,6 +99,8 @@ extern "C" int machete_device_open(struct machete_device *d, struct err *e)
     if (d->capability != 90)
         return err_set(e, ERR_UNSUPPORTED, "kernel machete needs compute capability 9.0, the device has %d.%d", major, minor);
     rc = raise_shared(d->block_shared, e);
+    if (rc == 0)
+        rc = find_encode(d, e);
     if (rc == 0)
         count_clusters(d);
     return rc;
@@ -127,16 +141,11 @@ typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void 
                            CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
 /* X [M, Kx] in boxes of 64 inputs by the rows that a block brings; what lies outside comes as 0. */
-static int encode_map(const struct machete_call *call, const struct machete_config *c, CUtensorMap *map, struct err *e)
+static int encode_map(const struct machete_device *d, const struct machete_call *call, const struct machete_config *c, CUtensorMap *map, struct err *e)
 {
-    void *encode = NULL;
-    cudaDriverEntryPointQueryResult found;
-    cudaError_t rc = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found);
-    if (rc != cudaSuccess || found != cudaDriverEntryPointSuccess || !encode)
-        return err_set(e, ERR_DEVICE, "the driver has no cuTensorMapEncodeTiled: CUDA 12.0 and newer do");
     const cuuint64_t dims[2] = {(cuuint64_t)call->shape->Kx, (cuuint64_t)call->M}, strides[1] = {(cuuint64_t)call->ldx * 2};
     const cuuint32_t box[2] = {MACHETE_K, (cuuint32_t)(c->rows / c->share)}, steps[2] = {1, 1};
-    CUresult got = ((encode_fn *)encode)(map, call->act == MARLIN_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, (void *)call->x, dims, strides, box,
+    CUresult got = ((encode_fn *)d->encode_map)(map, call->act == MARLIN_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, (void *)call->x, dims, strides, box,
                                          steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return got == CUDA_SUCCESS ? 0 : err_set(e, ERR_DEVICE, "cuTensorMapEncodeTiled for X [%lld, %lld]: error %d", (long long)call->M, (long long)call->shape->Kx, (int)got);
 }
@@ -151,7 +160,7 @@ extern "C" int machete_launch(const struct machete_device *d, const struct mache
         rc = check_parts(&a, e);
     }
     if (rc == 0)
-        rc = encode_map(call, c, &map, e);
+        rc = encode_map(d, call, c, &map, e);
     if (rc)
         return rc;
     cudaLaunchConfig_t lc = {};

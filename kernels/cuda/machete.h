@@ -15,7 +15,7 @@
  * the products.
  * Joined matrices: as marlin.h says.
  * Error bounds, to be enforced by tests/gpu/check_machete.cu, ref the f64 product of dequantized weights and rounded X: ||Y - ref|| <= 2e-3 ||ref|| (f16), 1e-2 (bf16) over a
- * row of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (64 rows and more) the weights may cost is taken off.
+ * row of 64 outputs and more; for any row 5e-5, 5e-4 of it when what rounding Y and (256 rows, 128 by 256 columns) the weights may cost is taken off.
  *
  * machete_inst.cu is compiled once a line of machete.def, for sm_90a and nothing else; machete.cu is host code, for any target.
  * The plug-in takes it where it is named and where select.def names it (weight_machete.c), with halves and MARLIN_FIXED.
@@ -35,6 +35,7 @@ extern "C" {
 struct machete_device {
     int sms, capability;                      /* 90 for 9.0, the only one that runs it */
     int block_shared, sm_shared;              /* bytes of shared memory a block can have, and an SM has */
+    void *encode_map;                         /* the driver's cuTensorMapEncodeTiled */
     int clusters[2][MACHETE_CLUSTER_MAX + 1]; /* [b - 1][n]: clusters of n blocks that are on the device at a time, with b blocks an SM */
 };
 

@@ -61,6 +61,13 @@ called gptqpipe bench --device cuda --tune
 called bench_class --class marlin --tune --shapes 4 --bits 4
 called bench_class --class machete --tune --shapes 4 --bits 4" '--bench --tune'
 mkdir "$work/path"
+printf '#!/bin/sh\necho "called python $*"\n' >"$work/path/python3"
+chmod +x "$work/path/python3"
+PATH=$work/path:$PATH GPTQPIPE_SHARED=shared run_sh --bench --peers peers --out "$work"
+is "$? $(grep -h '^called python' "$work/out" "$work/peers.jsonl" | sed "s, $work/, ,g")" "0 called python tests/gpu/compare.py marlin.jsonl peers.jsonl marlin-product.jsonl
+called python tests/gpu/compare.py machete.jsonl peers.jsonl machete-product.jsonl
+called python shared/tools/peer_kernels.py bench peers" '--peers: each class beside the originals'
+rm "$work/path/python3"
 # shellcheck disable=SC2016
 printf '#!/bin/sh\necho "called $*"\n' >"$work/path/compute-sanitizer"
 chmod +x "$work/path/compute-sanitizer"

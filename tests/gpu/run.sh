@@ -9,7 +9,7 @@
 #     --tune       rows for kernels/select.def and configs for marlin_choose.c and machete_choose.c
 #     --all        these five in one call; without an option the first two
 #     --limit S    S seconds for each part of the run, instead of its own limit
-#     --peers DIR  with --bench: beside the original Marlin that `peer_kernels.py build DIR` made (PYTHON: one that has its torch)
+#     --peers DIR  with --bench: beside the original Marlin and Machete that `peer_kernels.py build DIR` made (PYTHON: one that has its torch)
 #     --out DIR    where files of figures go (default .)
 # A part that fails, or has not ended at its limit, does not stop the rest. At the end: each part, its seconds and its verdict. Exit status is the verdict; without a GPU every
 # part skips by name. GPTQPIPE_SHARED names the folder with models/, golden/ and tools/ (default ../shared).
@@ -86,7 +86,7 @@ sanitized() {
 if [ $first = 1 ]; then
     limit=60
     on_card 'selftest' "$program" selftest --device cuda --limit 30
-    limit=90
+    limit=75
     if [ -x "$guard" ]; then
         part 'the Machete kernel under guard' "$guard" --small
     elif [ -x "$kernel/check_machete" ]; then
@@ -129,8 +129,10 @@ if [ $bench = 1 ]; then
         skip 'speed of the Marlin and Machete kernels' "no $kernel/bench_class (make gpu-programs)"
     fi
     if [ -n "$peers" ]; then
-        part 'speed of the original' sh -c '"$0" "$1" bench "$2" >"$3"' "${PYTHON:-python3}" "${GPTQPIPE_SHARED:-../shared}/tools/peer_kernels.py" "$peers" "$out/peers.jsonl"
-        part 'beside the original' python3 tests/gpu/compare.py "$out/marlin.jsonl" "$out/peers.jsonl" "$out/marlin-product.jsonl"
+        part 'speed of the originals' sh -c '"$0" "$1" bench "$2" >"$3"' "${PYTHON:-python3}" "${GPTQPIPE_SHARED:-../shared}/tools/peer_kernels.py" "$peers" "$out/peers.jsonl"
+        for class in marlin machete; do
+            part "$class beside the originals" python3 tests/gpu/compare.py "$out/$class.jsonl" "$out/peers.jsonl" "$out/$class-product.jsonl"
+        done
     fi
 fi
 if [ $sanitize = 1 ] && ! command -v compute-sanitizer >/dev/null; then
