@@ -118,3 +118,9 @@ struct problem_answer problem_answer(const float *l, int64_t V, const struct sam
     free(w);
     return a;
 }
+
+void problem_between(struct sample_row *row, const struct problem_answer *a, uint64_t *seed)
+{
+    const double u = a->masses[rnd(seed) % (uint64_t)(a->taken - 1)] / a->masses[a->taken - 1];
+    row->u = u < 1 ? u : 1 - 0x1p-53;
+}

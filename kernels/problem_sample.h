@@ -22,5 +22,7 @@ struct problem_answer {
     bool sure;      /* no decision hangs on less than the rounding of the CUDA op (kernels/cuda/sample.h; octaves are rounded three times) */
 };
 struct problem_answer problem_answer(const float *l, int64_t V, const struct sample_row *row);
+/* u becomes the share of the set's mass at which one of its tokens ends, to the bit or nearly. a is the row's answer, of more than one token. */
+void problem_between(struct sample_row *row, const struct problem_answer *a, uint64_t *seed);
 
 #endif

@@ -352,17 +352,26 @@ static int turned(struct backend *b, const struct choices *c, struct selftest_re
     return rc;
 }
 
-/* A GPU rounds otherwise than the CPU: where that may decide (problem_answer), it is not asked what the CPU says. */
-static int choose(struct selftest *t, struct choices *c, struct err *e)
+/* asked: whether a row's answer hangs on no rounding, as *sure of them do; but u of every fourth row is put where it decides. */
+static void settle(const float *logits, int64_t V, struct sample_row *rows, int64_t M, uint64_t *seed, bool *asked, int *sure)
 {
-    struct selftest_result all = {NULL, 0}, one = {NULL, 0}, other = {NULL, 0};
-    bool asked[SAMPLE_ROWS];
-    int sure = 0;
-    for (int64_t m = 0; m < c->M; m++) {
-        struct problem_answer a = problem_answer(c->logits + m * c->V, c->V, &c->rows[m]);
-        sure += asked[m] = a.sure;
+    *sure = 0;
+    for (int64_t m = 0; m < M; m++) {
+        struct problem_answer a = problem_answer(logits + m * V, V, &rows[m]);
+        if (m % 4 == 1 && a.taken > 1) {
+            problem_between(&rows[m], &a, seed);
+            free(a.masses);
+            a = problem_answer(logits + m * V, V, &rows[m]);
+        }
+        *sure += asked[m] = a.sure;
         free(a.masses);
     }
+}
+
+/* A GPU rounds otherwise than the CPU: where that may decide, it is not asked what the CPU says. asked, sure: see settle. */
+static int choose(struct selftest *t, struct choices *c, const bool *asked, int sure, struct err *e)
+{
+    struct selftest_result all = {NULL, 0}, one = {NULL, 0}, other = {NULL, 0};
     c->asked = t->ref && !t->exact ? asked : NULL;
     selftest_case(t, "%d rows of %d logits, %d of them sure", (int)c->M, (int)c->V, sure);
     int rc = selftest_both(t, run_sample, c, 0, NULL, e);
@@ -389,18 +398,21 @@ static int sample(struct selftest *t, struct err *e)
 {
     static const struct {
         int64_t V, M;
-    } shapes[] = {{1, 3}, {37, SAMPLE_ROWS}, {1025, SAMPLE_ROWS}, {5003, 22}, {128256, 2}};
+    } shapes[] = {{1, 3}, {37, SAMPLE_ROWS}, {1025, 22}, {5003, 11}, {128256, 2}};
     uint64_t seed = 11;
     int rc = 0;
     selftest_begin(t, "sample", 0);
     for (size_t i = 0; !rc && i < sizeof shapes / sizeof *shapes; i++) {
         struct sample_row rows[SAMPLE_ROWS];
+        bool asked[SAMPLE_ROWS];
+        int sure;
         const int64_t V = shapes[i].V, M = shapes[i].M;
         float *logits = malloc((size_t)(M * V) * sizeof *logits);
         if (!logits)
             BUG("no memory for %d rows of %d logits", (int)M, (int)V);
         problem_choices(logits, rows, M, V, &seed);
-        rc = choose(t, &(struct choices){.V = V, .M = M, .logits = logits, .rows = rows}, e);
+        settle(logits, V, rows, M, &seed, asked, &sure);
+        rc = choose(t, &(struct choices){.V = V, .M = M, .logits = logits, .rows = rows}, asked, sure, e);
         free(logits);
     }
     return selftest_end(t, rc, e);

@@ -180,7 +180,8 @@ static int test_class(struct gpu_test *g, const struct names *names, struct pool
 
 static int gpu_body(void *arg, int fd)
 {
-    static const struct names classes[] = {{"simple", "simple-joined", "simple-chain"}, {"marlin", "marlin-joined", "marlin-chain"}, {"machete", "machete-joined", "machete-chain"}};
+    static const struct names classes[] = {
+        {"simple", "simple-joined", "simple-chain"}, {"marlin", "marlin-joined", "marlin-chain"}, {"machete", "machete-joined", "machete-chain"}};
     struct gpu_test *g = arg;
     struct message m = {.says = SAYS_GPU};
     struct backend *cpu = NULL;

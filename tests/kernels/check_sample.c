@@ -41,9 +41,8 @@ static void against_reference(void **state)
             problem_logits(row, V, (round / 8 * M + m) % PROBLEM_LOGITS, &seed);
             rows[m] = problem_choice(true, &seed);
             struct problem_answer a = problem_answer(row, V, &rows[m]);
-            if (m % 3 == 0 && a.taken > 1) { /* where the mass reaches u of the set's to the bit, or nearly */
-                rows[m].u = a.masses[rnd(&seed) % (uint64_t)(a.taken - 1)] / a.masses[a.taken - 1];
-                rows[m].u = rows[m].u < 1 ? rows[m].u : 1 - 0x1p-53;
+            if (m % 3 == 0 && a.taken > 1) {
+                problem_between(&rows[m], &a, &seed);
                 free(a.masses);
                 a = problem_answer(row, V, &rows[m]);
                 boundaries++;
