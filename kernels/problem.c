@@ -148,6 +148,46 @@ int problem_solve(struct backend *b, const struct weight *w, const struct proble
     return rc;
 }
 
+/* Device memory of part i and its place in parts. */
+static int put_part(struct backend *b, const struct weight *w, const struct problem_matrix *m, const struct problem *p, int64_t from, int64_t rows, struct linear_part *part,
+                    float **bias, struct err *e)
+{
+    int rc = problem_put(b, p->y0 + from * p->ldy, (size_t)(rows * p->ldy), &part->y, e);
+    if (!rc)
+        rc = problem_put(b, p->bias, (size_t)m->N, bias, e);
+    part->ldy = p->ldy;
+    part->w = w;
+    part->bias = p->add_bias ? *bias : NULL;
+    return rc;
+}
+
+int problem_solve_many(struct backend *b, struct weight *const *w, const struct problem_matrix *m, const struct problem *p, int n, int64_t from, int64_t rows, float **y,
+                       struct err *e)
+{
+    struct linear_part parts[PROBLEM_PARTS_MAX] = {{NULL, 0, NULL, NULL}};
+    float *dx = NULL, *bias[PROBLEM_PARTS_MAX] = {NULL};
+    int rc = problem_put(b, p->x + from * p->ldx, (size_t)(rows * p->ldx), &dx, e);
+    for (int i = 0; i < n; i++) {
+        y[i] = NULL;
+        if (!rc)
+            rc = put_part(b, w[i], &m[i], &p[i], from, rows, &parts[i], &bias[i], e);
+    }
+    if (!rc)
+        rc = b->ops->linear_many(b, parts, n, dx, p->ldx, rows, e);
+    for (int i = 0; i < n && !rc; i++)
+        rc = problem_get(b, parts[i].y, (size_t)(rows * p[i].ldy), &y[i], e);
+    b->ops->free(b, dx);
+    for (int i = 0; i < n; i++) {
+        b->ops->free(b, parts[i].y);
+        b->ops->free(b, bias[i]);
+        if (rc) {
+            free(y[i]);
+            y[i] = NULL;
+        }
+    }
+    return rc;
+}
+
 double problem_worst(const struct problem_matrix *m, const struct problem *p, const float *y, struct problem_place *at)
 {
     struct problem_place none;

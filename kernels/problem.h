@@ -18,6 +18,7 @@
 #define BOUND_SILU 2e-6        /* |d| / max(1, |ref|) */
 #define BOUND_ATTENTION 4e-6   /* |d| */
 #define BOUND_LOGITS 1e-6      /* |d|, nats: nll and kl */
+#define BOUND_CHAIN 1e-4       /* |d| / max(1, |ref|), of a layer with its last norm; seen: 3.1e-5, nearly all of it by halves, which every device makes alike */
 
 /* splitmix64. */
 static inline uint64_t rnd(uint64_t *s)
@@ -79,6 +80,10 @@ struct problem_place {
     int64_t row, col;
     double got, want;
 };
+enum { PROBLEM_PARTS_MAX = 3 };
+/* n products of rows of p[0].x at once, by linear_many: y[i] of each as above, NULL for all where it fails. */
+int problem_solve_many(struct backend *b, struct weight *const *w, const struct problem_matrix *m, const struct problem *p, int n, int64_t from, int64_t rows, float **y,
+                       struct err *e);
 /* The largest |y - exact| / (BOUND_PRODUCT sum |x w| + 2^-22 (|bias| + |y0|)), exact in f64: halves leave 2^-17 of a term, sums of f32 the rest. At most 1 is right. NaN
  * counts as infinite, and so do gaps between rows that are not as they were. at may be NULL. */
 double problem_worst(const struct problem_matrix *m, const struct problem *p, const float *y, struct problem_place *at);

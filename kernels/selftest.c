@@ -55,17 +55,26 @@ static void fail(struct selftest *t, const char *fmt, ...)
     snprintf(t->group.what, sizeof t->group.what, "%s: %s", t->what, text);
 }
 
+static void against_class(struct selftest *t)
+{
+    const struct bits *want = NULL;
+    for (size_t i = 0; i < sizeof cpu_bits / sizeof *cpu_bits; i++)
+        want = strcmp(cpu_bits[i].name, t->group.name) ? want : &cpu_bits[i];
+    snprintf(t->what, sizeof t->what, "all cases");
+    if (!want)
+        fail(t, "the digest of the results is 0x%016llx, and selftest.def has none", (unsigned long long)t->digest);
+    else if (want->digest != t->digest)
+        fail(t, "the digest of the results is 0x%016llx, and 0x%016llx in class cpu", (unsigned long long)t->digest, (unsigned long long)want->digest);
+}
+
 int selftest_end(struct selftest *t, int rc, struct err *e)
 {
     if (rc) {
         fail(t, "%s", e->text);
         err_wrap(e, "%s", t->group.what);
     }
-    for (size_t i = 0; !t->ref && i < sizeof cpu_bits / sizeof *cpu_bits; i++)
-        if (!strcmp(cpu_bits[i].name, t->group.name) && cpu_bits[i].digest != t->digest) {
-            snprintf(t->what, sizeof t->what, "all cases");
-            fail(t, "the digest of the results is 0x%016llx, and 0x%016llx in class cpu", (unsigned long long)t->digest, (unsigned long long)cpu_bits[i].digest);
-        }
+    if (!t->ref)
+        against_class(t);
     t->done(t->arg, &t->group);
     return rc;
 }
@@ -165,131 +174,263 @@ int selftest_take(struct selftest_arrays *a, const float *device, size_t n, stru
 
 /* Products */
 
-/* Tokens that a problem has, and of how many it is computed alone: on a GPU every tile of tokens and several of them. */
-static const int64_t gpu_tokens[] = {130, 1, 7, 16, 33}, cpu_tokens[] = {33, 1, 2, 7, 16};
+/* Tokens that a problem has, and of how many it is computed alone: one product on a GPU has every tile of tokens and several of them. */
+static const int64_t many_tokens[] = {130, 1, 7, 16, 33}, some_tokens[] = {33, 1, 2, 7, 16};
 enum { TOKENS = 5 };
 
+enum { PARTS = PROBLEM_PARTS_MAX };
+
+/* A matrix, or several with one input. */
 struct product {
-    const struct problem_matrix *m;
-    const struct problem *p;
-    struct weight *w;
+    int n;
+    struct problem_matrix m[PARTS];
+    struct problem p[PARTS]; /* alike but for the outputs: tokens, their values, the space between rows */
+    struct weight *w[PARTS];
     char name[96];
 };
 
-/* Rows from .. of the whole problem's result. */
-static void same_tokens(struct selftest *t, const struct product *c, const float *whole, const float *some, int64_t from, int64_t rows)
+/* What is multiplied: N[0] outputs, and N[1] and N[2] of the same input unless 0. */
+struct product_case {
+    int64_t N[PARTS];
+    struct problem_shape shape; /* its N is not looked at */
+};
+
+/* variant: of bias, adding to what is there, space between rows. */
+static struct product product_new(enum problem_kind kind, const struct product_case *s, int64_t tokens, int variant, uint64_t *seed)
 {
-    for (int64_t i = 0; i < rows * c->p->ldy; i++) {
-        const float *w = &whole[from * c->p->ldy + i], *s = &some[i];
-        if (memcmp(w, s, sizeof *w) == 0)
+    struct product c = {.n = 0};
+    size_t len = (size_t)snprintf(c.name, sizeof c.name, "%s ", problem_kind_names[kind]);
+    for (; c.n < PARTS && s->N[c.n]; c.n++) {
+        struct problem_matrix *m = &c.m[c.n];
+        struct problem *p = &c.p[c.n];
+        struct problem_shape shape = s->shape;
+        shape.N = s->N[c.n];
+        *m = problem_matrix(kind, &shape, seed);
+        *p = problem_new(m, tokens, variant % 3, seed);
+        p->add_bias = (variant + c.n) % 2 == 0;
+        p->accumulate = s->N[1] == 0 && variant / 2 % 2 == 1;
+        len += (size_t)snprintf(c.name + len, sizeof c.name - len, "%s%d", c.n ? "+" : "", (int)shape.N);
+        if (c.n == 0)
             continue;
-        fail(t, "token %d, output %d is %.9g, and %.9g among %d tokens", (int)(i / c->p->ldy), (int)(i % c->p->ldy), (double)*s, (double)*w, (int)c->p->M);
-        return;
+        memcpy(p->x, c.p[0].x, (size_t)(tokens * p->ldx) * sizeof *p->x);
+        if (m->quantized) { /* inputs are in the same groups */
+            memcpy(m->q.g_idx, c.m[0].q.g_idx, (size_t)m->K * sizeof *m->q.g_idx);
+            problem_matrix_values(m);
+        }
+    }
+    len += (size_t)snprintf(c.name + len, sizeof c.name - len, "x%d", (int)s->shape.K);
+    if (kind > KIND_BF16 && s->shape.group > 0)
+        snprintf(c.name + len, sizeof c.name - len, " group %d%s%s", s->shape.group, s->shape.order ? " act-order" : "", s->shape.sym ? "" : " asymmetric");
+    else if (kind > KIND_BF16)
+        snprintf(c.name + len, sizeof c.name - len, " one group%s", s->shape.sym ? "" : " asymmetric");
+    return c;
+}
+
+static void weights_free(struct backend *b, const struct product *c, struct weight **w)
+{
+    for (int i = 0; i < c->n; i++)
+        if (w[i])
+            b->ops->weight_free(b, w[i]);
+}
+
+static void product_free(struct selftest *t, struct product *c)
+{
+    weights_free(t->b, c, c->w);
+    for (int i = 0; i < c->n; i++) {
+        problem_free(&c->p[i]);
+        problem_matrix_free(&c->m[i]);
     }
 }
 
-static void against_ref(struct selftest *t, const struct product *c, const float *want, const float *got)
+static int weights_new(struct backend *b, const struct product *c, struct weight **w, struct err *e)
 {
-    for (int64_t i = 0; i < c->p->M * c->p->ldy; i++) {
+    int rc = 0;
+    for (int i = 0; !rc && i < c->n; i++)
+        rc = problem_weight(b, &c->m[i], &w[i], e);
+    return rc;
+}
+
+/* Every part's product by itself. y: the caller's to free, whatever comes back. */
+static int solve_apart(struct backend *b, struct weight *const *w, const struct product *c, float **y, struct err *e)
+{
+    int rc = 0;
+    for (int i = 0; !rc && i < c->n; i++)
+        rc = problem_solve(b, w[i], &c->m[i], &c->p[i], 0, c->p[i].M, &y[i], e);
+    return rc;
+}
+
+static int solve(struct backend *b, const struct product *c, int64_t from, int64_t rows, float **y, struct err *e)
+{
+    return c->n == 1 ? problem_solve(b, c->w[0], c->m, c->p, from, rows, y, e) : problem_solve_many(b, c->w, c->m, c->p, c->n, from, rows, y, e);
+}
+
+static void outputs_free(float **y)
+{
+    for (int i = 0; i < PARTS; i++)
+        free(y[i]);
+}
+
+/* Whose an output is, for messages. */
+static const char *of_part(const struct product *c, int part)
+{
+    static const char *const names[PARTS] = {" of the first", " of the second", " of the third"};
+    return c->n == 1 ? "" : names[part];
+}
+
+/* Rows from .. of the whole problem's result; how: when the whole has it. */
+static void same_tokens(struct selftest *t, const struct product *c, float *const *whole, float *const *some, int64_t from, int64_t rows, const char *how)
+{
+    for (int part = 0; part < c->n; part++) {
+        const int64_t ldy = c->p[part].ldy;
+        for (int64_t i = 0; i < rows * ldy; i++) {
+            const float *w = &whole[part][from * ldy + i], *s = &some[part][i];
+            if (memcmp(w, s, sizeof *w) == 0)
+                continue;
+            fail(t, "token %d, output %d%s is %.9g, and %.9g %s", (int)(i / ldy), (int)(i % ldy), of_part(c, part), (double)*s, (double)*w, how);
+            return;
+        }
+    }
+}
+
+static void against_ref(struct selftest *t, const struct product *c, int part, const float *want, const float *got)
+{
+    const int64_t ldy = c->p[part].ldy;
+    for (int64_t i = 0; i < c->p[part].M * ldy; i++) {
         if (memcmp(&want[i], &got[i], sizeof *want) == 0)
             continue;
         widen(t, fabs((double)want[i] - (double)got[i]) / fmax(1, fabs((double)want[i])));
-        fail(t, "token %d, output %d is %.9g, the reference gives %.9g", (int)(i / c->p->ldy), (int)(i % c->p->ldy), (double)got[i], (double)want[i]);
+        fail(t, "token %d, output %d%s is %.9g, the reference gives %.9g", (int)(i / ldy), (int)(i % ldy), of_part(c, part), (double)got[i], (double)want[i]);
     }
 }
 
-static void against_exact(struct selftest *t, const struct product *c, const float *got)
+static void against_exact(struct selftest *t, const struct product *c, int part, const float *got)
 {
     struct problem_place at;
-    double error = problem_worst(c->m, c->p, got, &at);
+    double error = problem_worst(&c->m[part], &c->p[part], got, &at);
     widen(t, error * BOUND_PRODUCT);
     if (!(error <= 1))
-        fail(t, "token %d, output %d is %.9g, exact is %.9g, %.3g times the bound away", (int)at.row, (int)at.col, at.got, at.want, error);
+        fail(t, "token %d, output %d%s is %.9g, exact is %.9g, %.3g times the bound away", (int)at.row, (int)at.col, of_part(c, part), at.got, at.want, error);
 }
 
-/* All tokens: beside the reference, and once more. *whole is the caller's to free. */
+/* All tokens: beside the reference, which has every product by itself, and once more. whole is the caller's to free. */
 static int all_tokens(struct selftest *t, const struct product *c, enum problem_kind kind, float **whole, struct err *e)
 {
-    float *again = NULL, *want = NULL;
-    struct weight *w = NULL;
+    float *again[PARTS] = {NULL}, *want[PARTS] = {NULL};
+    struct weight *w[PARTS] = {NULL};
     const bool bits = t->ref && (t->exact || kind == KIND_F32);
-    selftest_case(t, "%s, %d tokens", c->name, (int)c->p->M);
-    int rc = problem_solve(t->b, c->w, c->m, c->p, 0, c->p->M, whole, e);
+    char how[32];
+    snprintf(how, sizeof how, "among %d tokens", (int)c->p[0].M);
+    selftest_case(t, "%s, %d tokens", c->name, (int)c->p[0].M);
+    int rc = solve(t->b, c, 0, c->p[0].M, whole, e);
     if (!rc)
-        rc = problem_solve(t->b, c->w, c->m, c->p, 0, c->p->M, &again, e);
+        rc = solve(t->b, c, 0, c->p[0].M, again, e);
     if (!rc && bits)
-        rc = problem_weight(t->ref, c->m, &w, e);
+        rc = weights_new(t->ref, c, w, e);
     if (!rc && bits)
-        rc = problem_solve(t->ref, w, c->m, c->p, 0, c->p->M, &want, e);
-    if (!rc) {
+        rc = solve_apart(t->ref, w, c, want, e);
+    for (int i = 0; !rc && i < c->n; i++) {
         if (bits)
-            against_ref(t, c, want, *whole);
+            against_ref(t, c, i, want[i], whole[i]);
         else
-            against_exact(t, c, *whole);
-        same_tokens(t, c, *whole, again, 0, c->p->M);
-        hash(t, *whole, (size_t)(c->p->M * c->p->ldy) * sizeof **whole);
+            against_exact(t, c, i, whole[i]);
+        hash(t, whole[i], (size_t)(c->p[i].M * c->p[i].ldy) * sizeof *whole[i]);
     }
-    if (w)
-        t->ref->ops->weight_free(t->ref, w);
-    free(again);
-    free(want);
+    if (!rc)
+        same_tokens(t, c, whole, again, 0, c->p[0].M, how);
+    if (bits)
+        weights_free(t->ref, c, w);
+    outputs_free(again);
+    outputs_free(want);
     return rc;
 }
 
-static int few_tokens(struct selftest *t, const struct product *c, int64_t rows, int64_t from, const float *whole, struct err *e)
+static int few_tokens(struct selftest *t, const struct product *c, int64_t rows, int64_t from, float *const *whole, struct err *e)
 {
-    float *some = NULL;
+    float *some[PARTS] = {NULL};
+    char how[32];
+    snprintf(how, sizeof how, "among %d tokens", (int)c->p[0].M);
     selftest_case(t, "%s, %d token%s", c->name, (int)rows, rows == 1 ? "" : "s");
-    int rc = problem_solve(t->b, c->w, c->m, c->p, from, rows, &some, e);
+    int rc = solve(t->b, c, from, rows, some, e);
     if (!rc)
-        same_tokens(t, c, whole, some, from, rows);
-    free(some);
+        same_tokens(t, c, whole, some, from, rows, how);
+    outputs_free(some);
     return rc;
 }
 
-/* variant: of bias, adding to what is there, space between rows, where the few tokens begin. */
-static int product(struct selftest *t, enum problem_kind kind, const struct problem_shape *s, int variant, uint64_t *seed, struct err *e)
+/* Together before they are joined, and by themselves after, the parts have the bits that they had alone. */
+static int joining(struct selftest *t, struct product *c, struct err *e)
 {
-    const int64_t *tokens = t->ref && !t->exact ? gpu_tokens : cpu_tokens;
-    struct problem_matrix m = problem_matrix(kind, s, seed);
-    struct problem p = problem_new(&m, tokens[0], variant % 3, seed);
-    struct product c = {.m = &m, .p = &p};
-    float *whole = NULL;
-    p.add_bias = variant % 2 == 0;
-    p.accumulate = variant / 2 % 2 == 1;
-    snprintf(c.name, sizeof c.name, "%s %dx%d", problem_kind_names[kind], (int)s->N, (int)s->K);
-    size_t len = strlen(c.name);
-    if (m.quantized && s->group > 0)
-        snprintf(c.name + len, sizeof c.name - len, " group %d%s%s", s->group, s->order ? " act-order" : "", s->sym ? "" : " asymmetric");
-    else if (m.quantized)
-        snprintf(c.name + len, sizeof c.name - len, " one group%s", s->sym ? "" : " asymmetric");
-    snprintf(t->what, sizeof t->what, "%s", c.name);
-    int rc = problem_weight(t->b, &m, &c.w, e);
+    float *alone[PARTS] = {NULL}, *some[PARTS] = {NULL};
+    const int64_t M = c->p[0].M;
+    selftest_case(t, "%s, before they are joined", c->name);
+    int rc = solve_apart(t->b, c->w, c, alone, e);
     if (!rc)
-        rc = all_tokens(t, &c, kind, &whole, e);
+        rc = solve(t->b, c, 0, M, some, e);
+    if (!rc)
+        same_tokens(t, c, alone, some, 0, M, "by itself");
+    outputs_free(some);
+    memset(some, 0, sizeof some);
+    if (!rc)
+        selftest_case(t, "%s, one by one when they are joined", c->name);
+    if (!rc)
+        rc = t->b->ops->weight_join(t->b, c->w, c->n, e);
+    if (!rc)
+        rc = solve_apart(t->b, c->w, c, some, e);
+    if (!rc)
+        same_tokens(t, c, alone, some, 0, M, "before");
+    outputs_free(alone);
+    outputs_free(some);
+    return rc;
+}
+
+/* variant: see product_new; where the few tokens begin, too. */
+static int product(struct selftest *t, enum problem_kind kind, const struct product_case *s, int variant, uint64_t *seed, struct err *e)
+{
+    const int64_t *tokens = t->ref && !t->exact && s->N[1] == 0 ? many_tokens : some_tokens;
+    struct product c = product_new(kind, s, tokens[0], variant, seed);
+    float *whole[PARTS] = {NULL};
+    snprintf(t->what, sizeof t->what, "%s", c.name);
+    int rc = weights_new(t->b, &c, c.w, e);
+    if (!rc && c.n > 1)
+        rc = joining(t, &c, e);
+    if (!rc)
+        rc = all_tokens(t, &c, kind, whole, e);
     for (int i = 1; !rc && i < TOKENS; i++)
         rc = few_tokens(t, &c, tokens[i], (variant * 5 + i) % (tokens[0] - tokens[i]), whole, e);
-    if (c.w)
-        t->b->ops->weight_free(t->b, c.w);
-    free(whole);
-    problem_free(&p);
-    problem_matrix_free(&m);
+    outputs_free(whole);
+    product_free(t, &c);
     return rc;
+}
+
+static int products(struct selftest *t, const char *name, const struct product_case *cases, int case_count, const enum problem_kind *kinds, int count, uint64_t seed,
+                    struct err *e)
+{
+    int rc = 0;
+    selftest_begin(t, name, BOUND_PRODUCT);
+    for (int k = 0; !rc && k < count; k++)
+        for (int i = 0; !rc && i < case_count; i++) {
+            if (kinds[k] <= KIND_BF16 && i == case_count - 1)
+                continue; /* the last is of groups */
+            rc = product(t, kinds[k], &cases[i], k + i, &seed, e);
+        }
+    return selftest_end(t, rc, e);
 }
 
 /* Several tiles of outputs and several parts of K of every kernel, neither whole. */
 int selftest_products(struct selftest *t, const char *name, const enum problem_kind *kinds, int count, struct err *e)
 {
-    static const struct problem_shape shapes[] = {{200, 300, 32, false, true}, {72, 2304, 128, true, false}, {136, 640, -1, false, false}, {33, 172, 128, false, true}};
-    enum { SHAPES = sizeof shapes / sizeof *shapes };
-    uint64_t seed = 1;
-    int rc = 0;
-    selftest_begin(t, name, BOUND_PRODUCT);
-    for (int k = 0; !rc && k < count; k++)
-        for (int i = 0; !rc && i < SHAPES; i++) {
-            if (kinds[k] <= KIND_BF16 && i == SHAPES - 1)
-                continue; /* shapes of groups */
-            rc = product(t, kinds[k], &shapes[i], k + i, &seed, e);
-        }
-    return selftest_end(t, rc, e);
+    static const struct product_case cases[] = {{{200}, {0, 300, 32, false, true}}, {{72}, {0, 2304, 128, true, false}}, {{136}, {0, 640, -1, false, false}},
+                                                {{33}, {0, 172, 128, false, true}}};
+    return products(t, name, cases, sizeof cases / sizeof *cases, kinds, count, 1, e);
+}
+
+/* All but the fourth are joined by the classes that join at all: whole strips of outputs but for the last part's. */
+int selftest_joined(struct selftest *t, const char *name, const enum problem_kind *kinds, int count, struct err *e)
+{
+    static const struct product_case cases[] = {{{256, 128, 128}, {0, 172, 128, false, true}},
+                                                {{128, 256, 70}, {0, 300, 32, false, false}},
+                                                {{256, 128}, {0, 172, -1, false, false}},
+                                                {{96, 64, 40}, {0, 172, 64, false, false}},
+                                                {{256, 128, 128}, {0, 172, 64, true, false}}};
+    return products(t, name, cases, sizeof cases / sizeof *cases, kinds, count, 10, e);
 }

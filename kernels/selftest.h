@@ -1,12 +1,13 @@
 /* Runs what a backend computes with on problems with seeds and compares: `gptqpipe selftest`. Seconds, not hours: the whole suites are tests/kernels and tests/gpu.
  *
  *     struct selftest t = {.b = tested, .ref = reference, .exact = ..., .at = ..., .done = ..., .arg = ...};
- *     selftest_products(&t, "marlin", kinds, 2, e); selftest_ops(&t, e); selftest_quant(&t, e);
+ *     selftest_products(&t, "marlin", kinds, 2, e); selftest_joined(&t, "marlin-joined", kinds, 2, e); selftest_chain(&t, "marlin-chain", kinds, 2, e);
+ *     selftest_ops(&t, e); selftest_quant(&t, e);
  *
  *   ref NULL             b is the CPU's scalar row: its results must have the digests in selftest.def, which are what class `cpu` is, and its products be within BOUND_PRODUCT
  *                        of f64 sums
  *   ref set, exact       b is another CPU row, ref the scalar one: equal to the bit
- *   ref set, not exact   b is a GPU, ref the CPU: within the bounds of problem.h, products of f64 sums
+ *   ref set, not exact   b is a GPU, ref the CPU: within the bounds of problem.h, products of f64 sums; the same token where the choice does not hang on a rounding
  * and in every case: a second run gives the same bits, and so do a token alone, among few and among all, and a sequence however it is cut. */
 #ifndef KERNELS_SELFTEST_H
 #define KERNELS_SELFTEST_H
@@ -14,7 +15,7 @@
 #include "kernels/problem.h"
 
 /* Raised when a pass comes to say more: passes of an older one are no proof then. */
-enum { SELFTEST_REVISION = 1, SELFTEST_NAME_BYTES = 32, SELFTEST_WHAT_BYTES = 384 };
+enum { SELFTEST_REVISION = 2, SELFTEST_NAME_BYTES = 32, SELFTEST_WHAT_BYTES = 384 };
 
 /* Cases of one kind. */
 struct selftest_group {
@@ -39,7 +40,11 @@ struct selftest {
 
 /* A group: products of the kinds. An op that fails ends it: the group is not passed, done is told, and the error comes back with the case in front. */
 int selftest_products(struct selftest *t, const char *name, const enum problem_kind *kinds, int count, struct err *e);
-/* Groups rmsnorm, rope, silu, add, embed, attention, logits; an op that fails ends them all. */
+/* The same of products with one input: each by itself, all at once, joined or not, in the bound and the bits of a token alone. */
+int selftest_joined(struct selftest *t, const char *name, const enum problem_kind *kinds, int count, struct err *e);
+/* The same of a layer as the decoder has it, prefilled, in chunks and token by token; and of products of what an op has made and another has written over since. */
+int selftest_chain(struct selftest *t, const char *name, const enum problem_kind *kinds, int count, struct err *e);
+/* Groups rmsnorm, rope, silu, add, embed, attention, logits, sample; an op that fails ends them all. */
 int selftest_ops(struct selftest *t, struct err *e);
 /* Group calibrate: sums, gradients, factorization, the GPTQ loop and what follows it. For CPU rows: no GPU has these. */
 int selftest_quant(struct selftest *t, struct err *e);
@@ -61,12 +66,13 @@ int selftest_both(struct selftest *t, selftest_run *run, const void *arg, double
 /* Both must have the same bits; how: when the second was made, for the message. */
 void selftest_same(struct selftest *t, const struct selftest_result *first, const struct selftest_result *second, const char *how);
 
-/* Arrays of a backend for one run of an op. */
+/* Arrays of a backend for one run of an op, or of a few. */
+enum { SELFTEST_ARRAYS = 32 };
 struct selftest_arrays {
     struct backend *b;
     struct err *e;
     int rc, count;
-    void *of[12];
+    void *of[SELFTEST_ARRAYS];
 };
 /* A copy of n floats; NULL once rc is set. */
 float *selftest_put(struct selftest_arrays *a, const float *host, size_t n);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/half.h"
+#include "kernels/problem_sample.h"
 #include "kernels/selftest.h"
 
 /* Rows of K; offset: floats by which x is off 64 bytes. */
@@ -237,7 +238,7 @@ static int attention(struct selftest *t, struct err *e)
 
 /* nll and kl */
 
-enum { LOGIT_ROWS = 6 };
+enum { LOGIT_ROWS = 6, SAMPLE_ROWS = 77 }; /* more rows to choose for than a launch takes */
 struct logits {
     int64_t V;
     float *a, *b;
@@ -289,6 +290,134 @@ static int logits(struct selftest *t, struct err *e)
     return selftest_end(t, rc, e);
 }
 
+/* The next token */
+
+struct choices {
+    int64_t V, M;
+    const float *logits;           /* [M,V] */
+    const struct sample_row *rows; /* [M] */
+    const bool *asked;             /* [M]: of the others the id does not matter; NULL: all */
+};
+
+static int run_sample(struct backend *b, const void *arg, struct selftest_result *out, struct err *e)
+{
+    const struct choices *c = arg;
+    struct selftest_arrays a = {.b = b, .e = e};
+    int32_t ids[SAMPLE_ROWS];
+    float *logits = selftest_put(&a, c->logits, (size_t)(c->M * c->V));
+    if (!a.rc)
+        a.rc = b->ops->sample(b, logits, c->M, c->V, c->rows, ids, e);
+    for (int64_t m = 0; !a.rc && m < c->M; m++)
+        selftest_append(out, &(double){!c->asked || c->asked[m] ? ids[m] : -1}, 1);
+    return selftest_take(&a, logits, 0, out);
+}
+
+/* Each row by itself, the last first: ids in the order of rows. */
+static int alone(struct backend *b, const struct choices *c, struct selftest_result *out, struct err *e)
+{
+    double ids[SAMPLE_ROWS];
+    int rc = 0;
+    for (int64_t m = c->M - 1; !rc && m >= 0; m--) {
+        struct selftest_result id = {NULL, 0};
+        rc = run_sample(b, &(struct choices){.V = c->V, .M = 1, .logits = c->logits + m * c->V, .rows = &c->rows[m]}, &id, e);
+        if (!rc)
+            ids[m] = id.values[0];
+        free(id.values);
+    }
+    if (!rc)
+        selftest_append(out, ids, (size_t)c->M);
+    return rc;
+}
+
+/* All at once with the row that was last in front. */
+static int turned(struct backend *b, const struct choices *c, struct selftest_result *out, struct err *e)
+{
+    const size_t last = (size_t)c->M - 1, V = (size_t)c->V;
+    struct sample_row rows[SAMPLE_ROWS];
+    struct selftest_result ids = {NULL, 0};
+    float *logits = malloc((last + 1) * V * sizeof *logits);
+    if (!logits)
+        BUG("no memory for %d rows of logits", (int)c->M);
+    memcpy(logits, c->logits + last * V, V * sizeof *logits);
+    memcpy(logits + V, c->logits, last * V * sizeof *logits);
+    rows[0] = c->rows[last];
+    memcpy(rows + 1, c->rows, last * sizeof *rows);
+    int rc = run_sample(b, &(struct choices){.V = c->V, .M = c->M, .logits = logits, .rows = rows}, &ids, e);
+    if (!rc) {
+        selftest_append(out, ids.values + 1, last);
+        selftest_append(out, ids.values, 1);
+    }
+    free(ids.values);
+    free(logits);
+    return rc;
+}
+
+/* asked: whether a row's answer hangs on no rounding, as *sure of them do; but u of every fourth row is put where it decides. */
+static void settle(const float *logits, int64_t V, struct sample_row *rows, int64_t M, uint64_t *seed, bool *asked, int *sure)
+{
+    *sure = 0;
+    for (int64_t m = 0; m < M; m++) {
+        struct problem_answer a = problem_answer(logits + m * V, V, &rows[m]);
+        if (m % 4 == 1 && a.taken > 1) {
+            problem_between(&rows[m], &a, seed);
+            free(a.masses);
+            a = problem_answer(logits + m * V, V, &rows[m]);
+        }
+        *sure += asked[m] = a.sure;
+        free(a.masses);
+    }
+}
+
+/* A GPU rounds otherwise than the CPU: where that may decide, it is not asked what the CPU says. asked, sure: see settle. */
+static int choose(struct selftest *t, struct choices *c, const bool *asked, int sure, struct err *e)
+{
+    struct selftest_result all = {NULL, 0}, one = {NULL, 0}, other = {NULL, 0};
+    c->asked = t->ref && !t->exact ? asked : NULL;
+    selftest_case(t, "%d rows of %d logits, %d of them sure", (int)c->M, (int)c->V, sure);
+    int rc = selftest_both(t, run_sample, c, 0, NULL, e);
+    c->asked = NULL;
+    if (!rc)
+        selftest_case(t, "%d rows of %d logits, alone and in other places", (int)c->M, (int)c->V);
+    if (!rc)
+        rc = run_sample(t->b, c, &all, e);
+    if (!rc)
+        rc = alone(t->b, c, &one, e);
+    if (!rc)
+        rc = turned(t->b, c, &other, e);
+    if (!rc) {
+        selftest_same(t, &all, &one, "alone");
+        selftest_same(t, &all, &other, "in the next place");
+    }
+    free(all.values);
+    free(one.values);
+    free(other.values);
+    return rc;
+}
+
+static int sample(struct selftest *t, struct err *e)
+{
+    static const struct {
+        int64_t V, M;
+    } shapes[] = {{1, 3}, {37, SAMPLE_ROWS}, {1025, 22}, {5003, 11}, {128256, 2}};
+    uint64_t seed = 11;
+    int rc = 0;
+    selftest_begin(t, "sample", 0);
+    for (size_t i = 0; !rc && i < sizeof shapes / sizeof *shapes; i++) {
+        struct sample_row rows[SAMPLE_ROWS];
+        bool asked[SAMPLE_ROWS];
+        int sure;
+        const int64_t V = shapes[i].V, M = shapes[i].M;
+        float *logits = malloc((size_t)(M * V) * sizeof *logits);
+        if (!logits)
+            BUG("no memory for %d rows of %d logits", (int)M, (int)V);
+        problem_choices(logits, rows, M, V, &seed);
+        settle(logits, V, rows, M, &seed, asked, &sure);
+        rc = choose(t, &(struct choices){.V = V, .M = M, .logits = logits, .rows = rows}, asked, sure, e);
+        free(logits);
+    }
+    return selftest_end(t, rc, e);
+}
+
 int selftest_ops(struct selftest *t, struct err *e)
 {
     int rc = rmsnorm(t, e);
@@ -302,5 +431,7 @@ int selftest_ops(struct selftest *t, struct err *e)
         rc = embed(t, e);
     if (!rc)
         rc = attention(t, e);
-    return rc ? rc : logits(t, e);
+    if (!rc)
+        rc = logits(t, e);
+    return rc ? rc : sample(t, e);
 }

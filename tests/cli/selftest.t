@@ -11,9 +11,9 @@ case $("$GPTQPIPE" doctor) in *avx512*) isas='scalar avx2 avx512' ;; *avx2*) isa
 run selftest --device cpu
 is "$rc $(cat "$work/err")" '0 ' 'the CPU passes'
 for isa in $isas; do
-    is "$(awk -v i="$isa" '$1 == i { print $2 }' "$work/out" | tr '\n' ' ')" 'products rmsnorm rope silu add embed attention logits calibrate ' "$isa: all groups"
+    is "$(awk -v i="$isa" '$1 == i { print $2 }' "$work/out" | tr '\n' ' ')" 'products joined chain rmsnorm rope silu add embed attention logits sample calibrate ' "$isa: all groups"
 done
-is "$(grep -c '^scalar .* the bits of class cpu' "$work/out")" 9 'the scalar row has the bits of its class'
+is "$(grep -c '^scalar .* the bits of class cpu' "$work/out")" 12 'the scalar row has the bits of its class'
 is "$(tail -n 1 "$work/out")" passed 'the verdict'
 ok "$([ ! -e "$work/cache" ]; echo $?)" 'nothing is kept of the CPU'
 run selftest --device cpu --isa scalar --threads 3 --json
@@ -21,7 +21,7 @@ is "$(python3 -c '
 import json, sys
 lines = [json.loads(l) for l in open(sys.argv[1])]
 print({l["on"] for l in lines[:-1]}, len(lines), all(l["passed"] for l in lines), lines[0]["name"], lines[0]["cases"] > 100, 0 < lines[0]["worst"] < lines[0]["bound"], sorted(lines[-1].items()))' "$work/out")" \
-    "{'scalar'} 10 True products True True [('auto_takes_gpu', False), ('passed', True)]" 'one row, as JSON'
+    "{'scalar'} 13 True products True True [('auto_takes_gpu', False), ('passed', True)]" 'one row, as JSON'
 fails 64 "unknown device 'gpu' \(auto, cpu or cuda\[:N\]\)" 'an unknown device' selftest --device gpu
 fails 64 '\-\-limit wants a whole number from 1 to 3600, not .0.' 'no limit' selftest --limit 0
 fails 64 'selftest wants no arguments, not 1 argument' 'an argument' selftest all
@@ -59,9 +59,9 @@ ok "$([ ! -e "$cache" ]; echo $?)" 'looking makes no cache'
 fails 1 "^gptqpipe: error: device 'cuda:7': no CUDA device 7: there is 1\$" 'a device that is not there' selftest --device cuda:7
 run selftest
 is "$rc $(cat "$work/err")" '0 ' 'the emulated device passes'
-is "$(awk '$1 == "cuda:0" { print $2 }' "$work/out" | tr '\n' ' ')" 'rmsnorm rope silu add embed attention logits dense simple marlin machete ' 'all groups'
-is "$(grep -c '^cuda:0 .* worst error [0-9.e-]*, bound [0-9.e-]*$' "$work/out")" 7 'errors beside their bounds'
-is "$(grep '^cuda:0 *machete' "$work/out")" 'cuda:0    machete    not there: the emulated device does not run kernel machete' 'a class that is not there'
+is "$(awk '$1 == "cuda:0" { print $2 }' "$work/out" | tr '\n' ' ')" 'rmsnorm rope silu add embed attention logits sample dense dense-joined dense-chain simple simple-joined simple-chain marlin marlin-joined marlin-chain machete ' 'all groups'
+is "$(grep -c '^cuda:0 .* worst error [0-9.e-]*, bound [0-9.e-]*$' "$work/out")" 13 'errors beside their bounds'
+is "$(grep '^cuda:0 *machete' "$work/out")" 'cuda:0    machete        not there: the emulated device does not run kernel machete' 'a class that is not there'
 is "$(tail -n 1 "$work/out")" 'passed; device auto takes the GPU' 'the verdict'
 like "$(proof)" '^selftest  passed on this device on 20[0-9-]* \(device auto takes it\)$' 'doctor: passed'
 is "$("$GPTQPIPE" doctor --json | python3 -c 'import json,sys; d = json.load(sys.stdin)["cuda"]; print(d["selftest"], d["driver"])')" 'passed 13000' 'doctor: as JSON'
@@ -130,9 +130,14 @@ broken hang "$rope: did not end in 5 s and was killed" 'a hang' --limit 5
 broken exit "$rope: its process ended with status 3" 'an exit'
 broken error "$rope: cuda:0: rope: an illegal memory access was encountered" 'an error of the device'
 broken wrong 'silu: 4099 values: value 0 is [-0-9.e]+, the reference gives [-0-9.e]+' 'wrong results'
-is "$(grep -c FAILED "$work/out.wrong")" 2 'wrong results: both groups'
+failed() { awk '/FAILED/ { print $2 }' "$work/out.$1" | tr '\n' ' '; }
+is "$(failed wrong)" 'silu dense-chain simple-chain marlin marlin-chain ' 'wrong results: the groups, and what is made of them'
 like "$(cat "$work/out.wrong")" '^cuda:0 +marlin +40 cases  FAILED: w4 200x300 group 32, 1 token: token 0, output 0 is [-0-9.e]+, and [-0-9.e]+ among 130 tokens$' 'wrong results: the case and the two values'
 like "$(cat "$work/out.wrong")" '^cuda:0 +simple +80 cases  worst error' 'wrong results: the other groups pass'
+broken decode 'sample: 3 rows of 1 logits, alone and in other places: value 0 is 0, and 1 alone' 'what decoding uses'
+is "$(failed decode)" 'sample marlin-joined marlin-chain ' 'what decoding uses: the groups'
+like "$(grep marlin-joined "$work/out.decode")" 'FAILED: w4 256.128.128x172 group 128, 7 tokens: token 0, output 0 of the third is [-0-9.e]+, and [-0-9.e]+ among 33 tokens$' 'matrices that are joined: one launch'
+like "$(grep marlin-chain "$work/out.decode")" 'FAILED: w4 layer of 256 and 384, prefill: value 0 is [-0-9.e]+, the reference gives [-0-9.e]+$' 'halves that an op has left: taken'
 BROKEN=probe run selftest --device cuda --limit 5
 is "$rc $(cat "$work/err")" '1 gptqpipe: error: selftest: device: asking the plug-in: did not end in 5 s and was killed (device auto takes the CPU)' 'a device that does not answer'
 

@@ -1,5 +1,6 @@
 /* A plug-in for tests: the emulated one (path REAL), with one thing wrong that the environment names: BROKEN=wrong (silu is off by a hundredth, and marlin's products of one
- * token by one bit), crash, hang, exit or error (rope does), probe (its device is asked for and hangs). Without BROKEN it is the emulated plug-in under other bytes. */
+ * token by one bit), decode (the token chosen for a row alone; marlin's products of 7 tokens where one launch makes several; its products of halves that another op has left),
+ * crash, hang, exit or error (rope does), probe (its device is asked for and hangs). Without BROKEN it is the emulated plug-in under other bytes. */
 #include <dlfcn.h>
 #include <math.h>
 #include <signal.h>
@@ -50,14 +51,60 @@ static int silu(struct backend *b, float *y, const float *gate, const float *up,
     return real_ops->upload(b, y, &x, sizeof x, e);
 }
 
+/* A number that is not right any more. */
+static int spoil(struct backend *b, float *y, struct err *e)
+{
+    float x;
+    int rc = real_ops->download(b, &x, y, sizeof x, e);
+    x += 1;
+    return rc ? rc : real_ops->upload(b, y, &x, sizeof x, e);
+}
+
+struct counted {
+    const char *row; /* calls of rows that begin so */
+    uint64_t calls;
+};
+
+static void count_row(void *arg, const char *row, uint64_t calls)
+{
+    struct counted *c = arg;
+    if (!strncmp(row, c->row, strlen(c->row)))
+        c->calls += calls;
+}
+
+static uint64_t calls_of(struct backend *b, const char *row)
+{
+    struct counted c = {row, 0};
+    b->each_count(b, count_row, &c);
+    return c.calls;
+}
+
 static int linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias, bool accumulate, struct err *e)
 {
+    const uint64_t splits = calls_of(b, "split_");
     int rc = real_ops->linear(b, y, ldy, x, ldx, M, w, bias, accumulate, e);
     float z;
+    if (!rc && is("decode") && marlin && calls_of(b, "split_") == splits)
+        return spoil(b, y, e);
     if (rc || !is("wrong") || M != 1 || !marlin || (rc = real_ops->download(b, &z, y, sizeof z, e)))
         return rc;
     z = nextafterf(z, 1e30f);
     return real_ops->upload(b, y, &z, sizeof z, e);
+}
+
+static int sample(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e)
+{
+    int rc = real_ops->sample(b, logits, M, V, rows, ids, e);
+    if (!rc && is("decode") && M == 1)
+        ids[0] ^= 1;
+    return rc;
+}
+
+static int linear_many(struct backend *b, const struct linear_part *parts, int n, const float *x, int64_t ldx, int64_t M, struct err *e)
+{
+    const uint64_t before = calls_of(b, "linear_");
+    int rc = real_ops->linear_many(b, parts, n, x, ldx, M, e);
+    return rc || !is("decode") || M != 7 || n < 2 || calls_of(b, "linear_") != before + 1 ? rc : spoil(b, parts[n - 1].y, e);
 }
 
 static int open_backend(const struct plugin_options *o, const struct parallel *par, struct backend **out, struct err *e)
@@ -71,6 +118,8 @@ static int open_backend(const struct plugin_options *o, const struct parallel *p
     ops.rope = rope;
     ops.silu_mul = silu;
     ops.linear = linear;
+    ops.linear_many = linear_many;
+    ops.sample = sample;
     (*out)->ops = &ops;
     return 0;
 }

@@ -288,19 +288,17 @@ static void large(struct rig *r, const struct under_test *u)
 
 /* Matrices of one input */
 
-enum { PARTS_MAX = 3 };
-
 struct set {
     int n;
-    struct problem_matrix m[PARTS_MAX];
-    struct weight *w[PARTS_MAX];
+    struct problem_matrix m[PROBLEM_PARTS_MAX];
+    struct weight *w[PROBLEM_PARTS_MAX];
 };
 
 /* All with the groups of the first; own_order: but that two inputs of the last have changed places. */
 static struct set set_new(struct backend *b, enum problem_kind kind, const int64_t *N, const struct problem_shape *s, bool own_order, uint64_t *seed)
 {
     struct set set = {0};
-    for (; set.n < PARTS_MAX && N[set.n]; set.n++) {
+    for (; set.n < PROBLEM_PARTS_MAX && N[set.n]; set.n++) {
         const struct problem_shape one = {N[set.n], s->K, s->group, s->order, false};
         struct problem_matrix *m = &set.m[set.n];
         *m = problem_matrix(kind, &one, seed);
@@ -308,7 +306,7 @@ static struct set set_new(struct backend *b, enum problem_kind kind, const int64
         int64_t other = 1;
         while (own_order && m->q.g_idx[other] == m->q.g_idx[0])
             other++;
-        if (own_order && set.n + 1 == PARTS_MAX) {
+        if (own_order && set.n + 1 == PROBLEM_PARTS_MAX) {
             const int32_t was = m->q.g_idx[0];
             m->q.g_idx[0] = m->q.g_idx[other];
             m->q.g_idx[other] = was;
@@ -338,29 +336,16 @@ static void count_products(void *arg, const char *row, uint64_t calls)
 /* y of every part for rows from .. from + M - 1 of p[0].x, in host memory; *calls: how many products it took. */
 static void solve_many(struct backend *b, const struct set *set, const struct problem *p, int64_t from, int64_t M, float **y, uint64_t *calls)
 {
-    struct linear_part parts[PARTS_MAX];
-    float *dy[PARTS_MAX], *bias[PARTS_MAX], *x = on_device(b, p->x + from * p->ldx, (size_t)(M * p->ldx));
-    for (int i = 0; i < set->n; i++) {
-        dy[i] = on_device(b, p[i].y0 + from * p[i].ldy, (size_t)(M * p[i].ldy));
-        bias[i] = on_device(b, p[i].bias, (size_t)set->m[i].N);
-        parts[i] = (struct linear_part){.y = dy[i], .ldy = p[i].ldy, .w = set->w[i], .bias = p[i].add_bias ? bias[i] : NULL};
-    }
     uint64_t before = 0;
     *calls = 0;
     b->each_count(b, count_products, &before);
-    MUST(b->ops->linear_many(b, parts, set->n, x, p->ldx, M, &err));
+    MUST(problem_solve_many(b, set->w, set->m, p, set->n, from, M, y, &err));
     b->each_count(b, count_products, calls);
     *calls -= before;
-    b->ops->free(b, x);
-    for (int i = 0; i < set->n; i++) {
-        y[i] = to_host(b, dy[i], (size_t)(M * p[i].ldy));
-        b->ops->free(b, dy[i]);
-        b->ops->free(b, bias[i]);
-    }
 }
 
 struct joined_case {
-    int64_t N[PARTS_MAX];
+    int64_t N[PROBLEM_PARTS_MAX];
     struct problem_shape shape; /* N is not looked at */
     bool own_order, joins;
 };
@@ -369,8 +354,8 @@ struct joined_case {
 static const char *try_joined(struct backend *b, enum problem_kind kind, const struct joined_case *c, int64_t M, uint64_t *seed)
 {
     struct set set = set_new(b, kind, c->N, &c->shape, c->own_order, seed);
-    struct problem p[PARTS_MAX];
-    float *apart[PARTS_MAX], *y[PARTS_MAX], *one[PARTS_MAX];
+    struct problem p[PROBLEM_PARTS_MAX];
+    float *apart[PROBLEM_PARTS_MAX], *y[PROBLEM_PARTS_MAX], *one[PROBLEM_PARTS_MAX];
     uint64_t calls;
     const char *wrong = NULL;
     for (int i = 0; i < set.n; i++) {
@@ -395,7 +380,7 @@ static const char *try_joined(struct backend *b, enum problem_kind kind, const s
         free(one[i]);
     }
     struct set turned = set; /* first and last in each other's place: not the whole, so a product each */
-    struct problem turned_p[PARTS_MAX];
+    struct problem turned_p[PROBLEM_PARTS_MAX];
     memcpy(turned_p, p, sizeof p);
     const int last = set.n - 1;
     turned.m[0] = set.m[last], turned.w[0] = set.w[last], turned_p[0] = p[last];

@@ -1,7 +1,8 @@
 /* Every op of the device but products, against the CPU backend; attention's independence of how a sequence is cut; memory; what is refused.
  *   check_ops PLUGIN [small] */
 #include "tests/gpu/tap.h"
-#include "tests/kernels/sample_problem.h"
+
+#include "kernels/problem_sample.h"
 
 static void memory(struct rig *r)
 {
@@ -449,25 +450,19 @@ static void sample_ids(struct rig *r, int64_t V, int64_t M)
     struct sample_row *rows = malloc((size_t)M * sizeof *rows), *back_rows = malloc((size_t)M * sizeof *rows);
     int32_t *ids = malloc((size_t)M * sizeof *ids), *back_ids = malloc((size_t)M * sizeof *ids), one;
     int sure = 0, wrong = 0, moved = 0;
+    problem_choices(l, rows, M, V, &seed);
     for (int64_t m = 0; m < M; m++) {
-        int kind = (int)(m % SAMPLE_KINDS);
-        sample_logits(l + m * V, V, kind, &seed);
-        rows[m] = sample_settings(false, &seed);
-        if (kind == 9 && V > 1) { /* draws from the tail, where all of it is one bin */
-            double tail = (double)(V - 1) * exp(-17);
-            rows[m] = (struct sample_row){1, 1, (1 + sample_uniform(&seed) * tail) / (1 + tail)};
-        }
         memcpy(back + (M - 1 - m) * V, l + m * V, (size_t)V * sizeof *l);
         back_rows[M - 1 - m] = rows[m];
     }
     sampled(r, l, M, V, rows, ids);
     sampled(r, back, M, V, back_rows, back_ids);
     for (int64_t m = 0; m < M; m++) {
-        struct sample_answer a = sample_answer(l + m * V, V, &rows[m]);
+        struct problem_answer a = problem_answer(l + m * V, V, &rows[m]);
         free(a.masses);
         sure += a.sure;
         if (a.sure && ids[m] != a.id && wrong++ < 5)
-            printf("# kind %d, temperature %g, top_p %g, u %.17g: %d, not %d\n", (int)(m % SAMPLE_KINDS), rows[m].temperature, rows[m].top_p, rows[m].u, ids[m], a.id);
+            printf("# kind %d, temperature %g, top_p %g, u %.17g: %d, not %d\n", (int)(m % PROBLEM_LOGITS), rows[m].temperature, rows[m].top_p, rows[m].u, ids[m], a.id);
         if (m % 8 == 0)
             sampled(r, l + m * V, 1, V, &rows[m], &one);
         moved += ids[m] != back_ids[M - 1 - m] || (m % 8 == 0 && one != ids[m]) || ids[m] < 0 || ids[m] >= V;
@@ -484,7 +479,7 @@ static void sample_ids(struct rig *r, int64_t V, int64_t M)
 
 static int32_t answer(const float *l, int64_t V, const struct sample_row *row)
 {
-    struct sample_answer a = sample_answer(l, V, row);
+    struct problem_answer a = problem_answer(l, V, row);
     free(a.masses);
     return a.id;
 }
@@ -499,7 +494,7 @@ static void sample_exact(struct rig *r)
     int wrong = 0;
     uint64_t seed = 8;
     for (int m = 0; m < N; m++) { /* with nothing to choose: greedy, and what little or no top_p leaves */
-        sample_logits(l + m * V, V, m % SAMPLE_KINDS, &seed);
+        problem_logits(l + m * V, V, m % PROBLEM_LOGITS, &seed);
         rows[m] = (struct sample_row){m % 4 ? 0.8 : m % 8 ? 0 : (double)NAN, m % 4 == 1 ? 0 : m % 4 == 2 ? -1 : 1e-9, m % 2 ? 1 - 0x1p-53 : 0.3};
     }
     sampled(r, l, N, V, rows, ids);

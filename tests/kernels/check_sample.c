@@ -3,7 +3,7 @@
 #include "tests/kernels/util.h"
 
 #include "kernels/cuda/sample.h"
-#include "tests/kernels/sample_problem.h"
+#include "kernels/problem_sample.h"
 
 enum { M = 24, ROUNDS = 120, V_MOST = 5000 };
 
@@ -38,14 +38,13 @@ static void against_reference(void **state)
         int32_t want[M];
         for (int m = 0; m < M; m++) {
             float *row = l + m * V;
-            sample_logits(row, V, (round / 8 * M + m) % SAMPLE_KINDS, &seed);
-            rows[m] = sample_settings(true, &seed);
-            struct sample_answer a = sample_answer(row, V, &rows[m]);
-            if (m % 3 == 0 && a.taken > 1) { /* where the mass reaches u of the set's to the bit, or nearly */
-                rows[m].u = a.masses[rnd(&seed) % (uint64_t)(a.taken - 1)] / a.masses[a.taken - 1];
-                rows[m].u = rows[m].u < 1 ? rows[m].u : 1 - 0x1p-53;
+            problem_logits(row, V, (round / 8 * M + m) % PROBLEM_LOGITS, &seed);
+            rows[m] = problem_choice(true, &seed);
+            struct problem_answer a = problem_answer(row, V, &rows[m]);
+            if (m % 3 == 0 && a.taken > 1) {
+                problem_between(&rows[m], &a, &seed);
                 free(a.masses);
-                a = sample_answer(row, V, &rows[m]);
+                a = problem_answer(row, V, &rows[m]);
                 boundaries++;
             }
             want[m] = a.id;
@@ -73,7 +72,7 @@ static void frequencies(void **state)
         int seen[V] = {0}, order[V], kept = 0;
         double p[V], total = 0, mass = 0;
         for (int i = 0; i < V; i++) {
-            l[i] = (float)(2 * sample_normal(&seed));
+            l[i] = (float)(2 * problem_normal(&seed));
             total += p[i] = exp((double)l[i] / settings[s][0]);
             order[i] = i;
         }

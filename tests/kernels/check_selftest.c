@@ -6,8 +6,10 @@
 #include <cmocka.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "kernels/problem_sample.h"
 #include "kernels/selftest.h"
 #include "pipeline/base/pool.h"
 
@@ -18,6 +20,7 @@ static struct broken {
     int64_t only_M;  /* linear: for so many tokens alone; 0: always */
     bool flickers;   /* every second call alone */
     int calls, fails_at;
+    bool joined;     /* weight_join has been called */
 } broken;
 
 static bool errs(void)
@@ -146,6 +149,187 @@ static int bad_silu_back(struct backend *b, float *gate, float *up, int64_t n, s
     return rc;
 }
 
+/* The last row of each call; of a call for one row where only_M says so. */
+static int bad_sample(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e)
+{
+    (void)b;
+    int rc = broken.real->ops->sample(broken.real, logits, M, V, rows, ids, e);
+    if ((!broken.only_M || M == broken.only_M) && errs())
+        ids[M - 1] ^= 1;
+    return rc;
+}
+
+/* Of many rows the first, when it is not the one that was first before. */
+static int bad_place(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e)
+{
+    static int64_t seen_V;
+    static float first;
+    (void)b;
+    int rc = broken.real->ops->sample(broken.real, logits, M, V, rows, ids, e);
+    if (M > 1 && V != seen_V) {
+        seen_V = V;
+        first = logits[0];
+    }
+    ids[0] ^= M > 1 && logits[0] != first;
+    return rc;
+}
+
+/* Where rounding may decide. */
+static int bad_unsure(struct backend *b, const float *logits, int64_t M, int64_t V, const struct sample_row *rows, int32_t *ids, struct err *e)
+{
+    (void)b;
+    int rc = broken.real->ops->sample(broken.real, logits, M, V, rows, ids, e);
+    for (int64_t m = 0; m < M; m++) {
+        struct problem_answer a = problem_answer(logits + m * V, V, &rows[m]);
+        ids[m] ^= !a.sure;
+        free(a.masses);
+    }
+    return rc;
+}
+
+static int note_join(struct backend *b, struct weight *const *w, int n, struct err *e)
+{
+    (void)b;
+    broken.joined = true;
+    return broken.real->ops->weight_join(broken.real, w, n, e);
+}
+
+/* The second product, once they are joined. */
+static int bad_many(struct backend *b, const struct linear_part *parts, int n, const float *x, int64_t ldx, int64_t M, struct err *e)
+{
+    (void)b;
+    int rc = broken.real->ops->linear_many(broken.real, parts, n, x, ldx, M, e);
+    if (broken.joined && (!broken.only_M || M == broken.only_M))
+        spoil(parts[1].y, 5);
+    return rc;
+}
+
+/* The second writes one number too many. */
+static int bad_many_gap(struct backend *b, const struct linear_part *parts, int n, const float *x, int64_t ldx, int64_t M, struct err *e)
+{
+    (void)b;
+    int rc = broken.real->ops->linear_many(broken.real, parts, n, x, ldx, M, e);
+    if (parts[1].ldy == 257)
+        parts[1].y[256] = 0;
+    return rc;
+}
+
+/* One product by itself, once it is joined with others. */
+static int bad_part(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias, bool accumulate, struct err *e)
+{
+    (void)b;
+    int rc = broken.real->ops->linear(broken.real, y, ldy, x, ldx, M, w, bias, accumulate, e);
+    if (broken.joined)
+        spoil(y, 3);
+    return rc;
+}
+
+/* A CPU backend whose rmsnorm, silu_mul and attention leave a copy of their result that products of it read, as a GPU's halves are; one op does not say that it has written over
+ * the result. */
+static struct leaving {
+    const float *of; /* NULL: the copy is of nothing */
+    int64_t n;
+    float copy[8192];
+    const char *deaf; /* that op; "" */
+    const char *only; /* the op that alone leaves a copy; "": all three */
+} left;
+
+static const struct backend_ops *real_ops(void)
+{
+    return broken.real->ops;
+}
+
+static void written(const char *op)
+{
+    if (strcmp(op, left.deaf) != 0)
+        left.of = NULL;
+}
+
+/* The copy's room is taken in any case. */
+static void leave(const char *op, const float *y, int64_t n)
+{
+    written(op);
+    if (left.only[0] && strcmp(op, left.only) != 0)
+        return;
+    assert_true(n <= (int64_t)(sizeof left.copy / sizeof *left.copy));
+    memcpy(left.copy, y, (size_t)n * sizeof *y);
+    if (!strcmp(op, left.deaf) && left.of)
+        return;
+    left.of = y;
+    left.n = n;
+}
+
+static const float *left_of(const float *x, int64_t n)
+{
+    return x == left.of && n == left.n ? left.copy : x;
+}
+
+static int l_rmsnorm(struct backend *b, float *y, const float *x, const float *w, int64_t M, int64_t K, float eps, struct err *e)
+{
+    (void)b;
+    int rc = real_ops()->rmsnorm(broken.real, y, x, w, M, K, eps, e);
+    leave("rmsnorm", y, M * K);
+    return rc;
+}
+
+static int l_silu(struct backend *b, float *y, const float *gate, const float *up, int64_t M, int64_t K, struct err *e)
+{
+    (void)b;
+    int rc = real_ops()->silu_mul(broken.real, y, gate, up, M, K, e);
+    leave("silu_mul", y, M * K);
+    return rc;
+}
+
+static int l_attention(struct backend *b, const struct attn_args *a, struct err *e)
+{
+    int64_t rows = 0;
+    (void)b;
+    int rc = real_ops()->attention(broken.real, a, e);
+    for (size_t i = 0; i < a->segment_count; i++)
+        rows += a->segments[i].rows;
+    if (a->segments[0].row == 0)
+        leave("attention", a->y, rows * a->heads * a->head_dim);
+    else
+        written("attention");
+    return rc;
+}
+
+static int l_add(struct backend *b, float *y, const float *x, int64_t n, struct err *e)
+{
+    (void)b;
+    written("add");
+    return real_ops()->add(broken.real, y, x, n, e);
+}
+
+static int l_upload(struct backend *b, void *to, const void *from, size_t bytes, struct err *e)
+{
+    (void)b;
+    written("upload");
+    return real_ops()->upload(broken.real, to, from, bytes, e);
+}
+
+static int l_rope(struct backend *b, const struct rope_args *a, struct err *e)
+{
+    (void)b;
+    written("rope");
+    return real_ops()->rope(broken.real, a, e);
+}
+
+static int l_linear(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const struct weight *w, const float *bias, bool accumulate, struct err *e)
+{
+    (void)b;
+    int rc = real_ops()->linear(broken.real, y, ldy, left_of(x, M * ldx), ldx, M, w, bias, accumulate, e);
+    if (y == left.of)
+        written("linear");
+    return rc;
+}
+
+static int l_many(struct backend *b, const struct linear_part *parts, int n, const float *x, int64_t ldx, int64_t M, struct err *e)
+{
+    (void)b;
+    return real_ops()->linear_many(broken.real, parts, n, left_of(x, M * ldx), ldx, M, e);
+}
+
 /* What was told. */
 static struct told {
     int groups, failed, cases;
@@ -170,7 +354,7 @@ static void done(void *arg, const struct selftest_group *g)
 }
 
 static const enum problem_kind kinds[] = {KIND_F32, KIND_W4};
-enum { PRODUCTS = 1, OPS = 2, QUANT = 4 };
+enum { PRODUCTS = 1, OPS = 2, QUANT = 4, JOINED = 8, CHAIN = 16 };
 
 static int test(struct selftest *t, int parts, struct err *e)
 {
@@ -178,7 +362,13 @@ static int test(struct selftest *t, int parts, struct err *e)
     t->done = done;
     seen = (struct told){.groups = 0};
     broken.calls = 0;
+    broken.joined = false;
+    left.of = NULL;
     int rc = parts & PRODUCTS ? selftest_products(t, "marlin", kinds, 2, e) : 0;
+    if (!rc && parts & JOINED)
+        rc = selftest_joined(t, "marlin-joined", kinds, 2, e);
+    if (!rc && parts & CHAIN)
+        rc = selftest_chain(t, "marlin-chain", kinds + 1, 1, e);
     if (!rc && parts & OPS)
         rc = selftest_ops(t, e);
     return rc || !(parts & QUANT) ? rc : selftest_quant(t, e);
@@ -205,9 +395,11 @@ static void rows_pass(void **state)
             struct selftest t = {.b = b, .ref = isa == ISA_SCALAR && exact ? NULL : scalar, .exact = exact && isa != ISA_SCALAR};
             assert_int_equal(test(&t, OPS | QUANT, &e), 0);
             assert_int_equal(selftest_products(&t, "products", all, 7, &e), 0);
+            assert_int_equal(selftest_joined(&t, "joined", all, 7, &e), 0);
+            assert_int_equal(selftest_chain(&t, "chain", all, 7, &e), 0);
             if (seen.failed)
                 fail_msg("%s: %s: %s", isa_name(isa), seen.first.name, seen.first.what);
-            assert_int_equal(seen.groups, 9);
+            assert_int_equal(seen.groups, 12);
         }
         b->destroy(b);
     }
@@ -258,13 +450,79 @@ static void broken_ops_fail(void **state)
         broken.flickers = false;
         broken.only_M = 7;
         BREAK(linear, bad_linear, PRODUCTS, exact, false, "marlin", exact ? ", 7 tokens: token 0, output 3 is " : "f32 200x300, 7 tokens: token 0, output 3 is ");
+        BREAK(linear_many, bad_many_gap, JOINED, exact, false, "marlin-joined", "f32 128+256+70x300, before they are joined: token 0, output 256 of the second is 0, and ");
+        broken.only_M = 1;
+        BREAK(sample, bad_sample, OPS, exact, false, "sample", "3 rows of 1 logits, alone and in other places: value 0 is 0, and 1 alone");
         broken.only_M = 0;
+        BREAK(sample, bad_sample, OPS, exact, false, "sample", "3 rows of 1 logits, 3 of them sure: value 2 is 1, the reference gives 0");
+        BREAK(attention, bad_attention, CHAIN, exact, false, "marlin-chain", "w4 layer of 256 and 384, prefill and decode: value ");
     }
+    broken.by = 1e-2;
+    BREAK(sample, bad_place, OPS, false, false, "sample", "3 rows of 1 logits, alone and in other places: value 2 is 0, and 1 in the next place");
     BREAK(hessian, bad_hessian, QUANT, true, false, "calibrate", "sums over 517 tokens: value 1 is ");
     BREAK(silu_back, bad_silu_back, QUANT, true, false, "calibrate", "gradients of 70 tokens: value ");
     BREAK(gptq, bad_gptq, QUANT, true, false, "calibrate", "w4 24x100 with scales searched by loss: value ");
     BREAK(refine, bad_refine, QUANT, true, false, "calibrate", "w4 24x100 with scales searched by loss: value 5 is ");
     broken.real->destroy(broken.real);
+}
+
+/* Two ops at once: what is wrong is wrong of joined matrices alone. */
+static void broken_joined(void **state)
+{
+    static const struct {
+        bool part;
+        int64_t only_M;
+        const char *what;
+    } cases[] = {{true, 0, "f32 256+128+128x172, one by one when they are joined: token 0, output 3 of the first is "},
+                 {false, 0, "f32 256+128+128x172, 33 tokens: token 0, output 5 of the second is "},
+                 {false, 7, "f32 256+128+128x172, 7 tokens: token 0, output 5 of the second is "}};
+    (void)state;
+    for (int exact = 0; exact < 2; exact++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            broken = (struct broken){.real = cpu(ISA_AUTO), .by = exact ? 0 : 1e-2, .only_M = cases[i].only_M};
+            struct backend_ops ops = *broken.real->ops;
+            ops.weight_join = note_join;
+            if (cases[i].part)
+                ops.linear = bad_part;
+            else
+                ops.linear_many = bad_many;
+            break_one(&ops, JOINED, exact, false, "marlin-joined", cases[i].what);
+            broken.real->destroy(broken.real);
+        }
+}
+
+/* What is left beside a result may be used, and not after the result has been written over. */
+static void stale_copies(void **state)
+{
+    static const char *const deaf[][3] = {{"add", "", "rmsnorm, then add: value "},
+                                          {"upload", "", "rmsnorm, then an upload: value "},
+                                          {"rope", "", "rmsnorm, then rope: value "},
+                                          {"linear", "", "rmsnorm, then another product: value "},
+                                          {"rmsnorm", "", "rmsnorm, then rmsnorm to another place: value "},
+                                          {"attention", "", "rmsnorm, then attention for one row: value "},
+                                          {"add", "silu_mul", "silu_mul, then add: value "},
+                                          {"upload", "attention", "attention, then an upload: value "}};
+    struct backend *right = cpu(ISA_AUTO);
+    struct err e;
+    (void)state;
+    broken = (struct broken){.real = cpu(ISA_AUTO)};
+    struct backend b = *broken.real;
+    struct backend_ops ops = *b.ops;
+    ops.rmsnorm = l_rmsnorm, ops.silu_mul = l_silu, ops.attention = l_attention, ops.add = l_add;
+    ops.upload = l_upload, ops.rope = l_rope, ops.linear = l_linear, ops.linear_many = l_many;
+    b.ops = &ops;
+    left.deaf = left.only = "";
+    struct selftest t = {.b = &b, .ref = right, .exact = true};
+    assert_int_equal(test(&t, CHAIN, &e), 0);
+    assert_int_equal(seen.failed, 0);
+    for (size_t i = 0; i < sizeof deaf / sizeof *deaf; i++) {
+        left.deaf = deaf[i][0];
+        left.only = deaf[i][1];
+        for (int exact = 0; exact < 2; exact++)
+            break_one(&ops, CHAIN, exact, false, "marlin-chain", deaf[i][2]);
+    }
+    broken.real->destroy(broken.real);
+    right->destroy(right);
 }
 
 /* The smallest error of the scalar row is seen by the digest; a large one of a product by f64. */
@@ -296,6 +554,15 @@ static void bounds(void **state)
     assert_int_equal(test(&t, OPS, &e), 0);
     assert_int_equal(seen.failed, 1);
     assert_string_equal(seen.first.name, "rmsnorm");
+    ops.rmsnorm = real->ops->rmsnorm;
+    ops.sample = bad_unsure;
+    t.exact = false;
+    assert_int_equal(test(&t, OPS, &e), 0);
+    assert_int_equal(seen.failed, 0);
+    t.exact = true;
+    assert_int_equal(test(&t, OPS, &e), 0);
+    assert_int_equal(seen.failed, 1);
+    assert_string_equal(seen.first.name, "sample");
     real->destroy(real);
     scalar->destroy(scalar);
 }
@@ -324,7 +591,7 @@ static void failing_op(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_pass), cmocka_unit_test(broken_ops_fail), cmocka_unit_test(scalar_row_is_held_to_the_class), cmocka_unit_test(bounds), cmocka_unit_test(failing_op),
+        cmocka_unit_test(rows_pass), cmocka_unit_test(broken_ops_fail), cmocka_unit_test(broken_joined), cmocka_unit_test(stale_copies), cmocka_unit_test(scalar_row_is_held_to_the_class), cmocka_unit_test(bounds), cmocka_unit_test(failing_op),
     };
     return cmocka_run_group_tests_name("selftest", tests, NULL, NULL);
 }
