@@ -132,6 +132,8 @@ struct cuda_state {
 /* host.c: errors and memory */
 int cuda_check(struct cuda_state *s, cudaError_t r, const char *what, struct err *e);
 int cuda_reserve(struct cuda_state *s, struct scratch *m, size_t bytes, const char *what, struct err *e);
+/* Gives back what cuda_take took, or nothing (NULL): waits for the stream first, where kernels that read it may be queued, for cudaFree need not. */
+void cuda_drop(struct cuda_state *s, void *p);
 int cuda_take(struct cuda_state *s, size_t bytes, const char *what, void **out, struct err *e);
 
 /* upload.c. Rows of `width` bytes, `pitch` apart in host memory, `to_pitch` on the device. The source may go away when it returns; the device has them in the stream's order. */

@@ -14,6 +14,7 @@ int cuda_check(struct cuda_state *s, cudaError_t r, const char *what, struct err
 {
     if (r == cudaSuccess)
         return 0;
+    (void)cudaGetLastError(); /* else the next launch, which asks for it, is blamed */
     return err_set(e, r == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "cuda:%d: %s: %s (%s)", s->device, what, cudaGetErrorString(r), cudaGetErrorName(r));
 }
 
@@ -40,9 +41,12 @@ int cuda_take(struct cuda_state *s, size_t bytes, const char *what, void **out, 
     return err_set(e, ERR_NOMEM, "cuda:%d has no memory for %s: %zu bytes wanted, %zu of %zu free", s->device, what, bytes, free_bytes, total);
 }
 
-static int give_back(struct cuda_state *s, void *p, struct err *e)
+void cuda_drop(struct cuda_state *s, void *p)
 {
-    return p ? cuda_check(s, cudaFree(p), "cudaFree", e) : 0;
+    if (!p)
+        return;
+    cudaStreamSynchronize(s->stream); /* an error of work queued before is met again by the next op */
+    cudaFree(p);
 }
 
 int cuda_reserve(struct cuda_state *s, struct scratch *m, size_t bytes, const char *what, struct err *e)
@@ -52,9 +56,8 @@ int cuda_reserve(struct cuda_state *s, struct scratch *m, size_t bytes, const ch
     void *old = m->p;
     *m = (struct scratch){NULL, 0};
     s->split_of.x = NULL;
-    int rc = give_back(s, old, e); /* waits for what still reads it */
-    if (!rc)
-        rc = cuda_take(s, bytes, what, &m->p, e);
+    cuda_drop(s, old);
+    int rc = cuda_take(s, bytes, what, &m->p, e);
     if (!rc)
         m->bytes = bytes;
     return rc;
@@ -66,8 +69,8 @@ static int op_alloc(struct backend *b, size_t bytes, void **out, struct err *e)
     int rc = cuda_take(s, bytes, "activations", out, e);
     if (!rc)
         rc = cuda_check(s, cudaMemsetAsync(*out, 0, bytes, s->stream), "clearing memory", e);
-    if (rc && *out) {
-        cudaFree(*out);
+    if (rc) {
+        cuda_drop(s, *out);
         *out = NULL;
     }
     return rc;
@@ -77,8 +80,7 @@ static void op_free(struct backend *b, void *p)
 {
     struct cuda_state *s = state_of(b);
     s->split_of.x = NULL;
-    if (p)
-        cudaFree(p); /* an error of work queued before is met again by the next op */
+    cuda_drop(s, p);
 }
 
 static int op_upload(struct backend *b, void *to, const void *from, size_t bytes, struct err *e)
@@ -397,10 +399,8 @@ static int device_info(int device, struct plugin_device *out, struct err *e)
     out->free_bytes = free_bytes;
     struct machete_device machete;
     struct err why;
-    if (machete_device_open(&machete, &why)) {
+    if (machete_device_open(&machete, &why)) /* it is said where machete is asked for */
         snprintf(out->no_machete, sizeof out->no_machete, "%.159s", why.text);
-        (void)cudaGetLastError(); /* it is said where machete is asked for */
-    }
     return 0;
 }
 
@@ -423,8 +423,7 @@ static void destroy(struct backend *b)
     struct cuda_state *s = state_of(b);
     struct scratch *all[] = {&s->split, &s->partial, &s->ids, &s->results, &s->marlin_space, &s->words};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (all[i]->p)
-            cudaFree(all[i]->p);
+        cuda_drop(s, all[i]->p);
     cuda_kv_release(s);
     free(s->pool.pages);
     cuda_ring_close(s);

@@ -41,7 +41,7 @@ int cuda_kv_create(struct backend *b, int layers, int kv_heads, int head_dim, in
 void cuda_kv_release(struct cuda_state *s)
 {
     while (s->pool.count)
-        cudaFree(s->pool.pages[--s->pool.count]);
+        cuda_drop(s, s->pool.pages[--s->pool.count]);
 }
 
 /* A page that is not used any more: kept, if it is of the size that was asked for last. */
@@ -59,7 +59,7 @@ static void give_page(struct cuda_state *s, void *page, size_t bytes)
     if (bytes == p->page_bytes && p->count < p->cap)
         p->pages[p->count++] = page;
     else
-        cudaFree(page);
+        cuda_drop(s, page);
 }
 
 void cuda_kv_free(struct backend *b, struct kv_cache *kv)
@@ -68,7 +68,7 @@ void cuda_kv_free(struct backend *b, struct kv_cache *kv)
         return;
     for (int64_t i = 0; i < kv->count; i++)
         give_page(b->state, kv->pages[i], kv->page_bytes);
-    cudaFree(kv->table);
+    cuda_drop(b->state, kv->table);
     free(kv->pages);
     free(kv);
 }

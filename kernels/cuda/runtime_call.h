@@ -6,9 +6,10 @@
 
 #include "pipeline/base/err.h"
 
-/* -ERR_DEVICE; what: the call that gave rc. */
+/* -ERR_DEVICE; what: the call that gave rc. The runtime forgets it: the next launch, which asks for the last error, is not blamed. */
 static inline int call_failed(cudaError_t rc, const char *what, struct err *e)
 {
+    (void)cudaGetLastError();
     return err_set(e, ERR_DEVICE, "%s: %s (%s)", what, cudaGetErrorString(rc), cudaGetErrorName(rc));
 }
 

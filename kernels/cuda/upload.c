@@ -128,7 +128,7 @@ int cuda_settle(struct cuda_state *s, struct err *e)
         return 0;
     s->sent = false;
     int rc = cuda_check(s, cudaStreamSynchronize(s->stream), "upload of weights", e);
-    cudaFree(s->words.p);
+    cuda_drop(s, s->words.p);
     s->words = (struct scratch){NULL, 0};
     return rc;
 }

@@ -24,8 +24,7 @@ void cuda_weight_free(struct backend *b, struct weight *w)
     }
     void *all[] = {w->data, w->meta, w->zeros, w->chunk_group, w->perm};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (all[i])
-            cudaFree(all[i]);
+        cuda_drop(state_of(b), all[i]);
     free(w);
 }
 

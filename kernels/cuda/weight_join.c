@@ -90,12 +90,12 @@ static int fill(struct cuda_state *s, struct weight *whole, const struct weight 
 }
 
 /* A part's own memory goes; it sees its place in the whole. */
-static void move_in(struct weight *part, struct weight *whole, int number, int64_t from)
+static void move_in(struct cuda_state *s, struct weight *part, struct weight *whole, int number, int64_t from)
 {
     const struct marlin_place p = place_of(part, whole, from);
     void *all[] = {part->data, part->meta, part->zeros, part->perm == whole->perm ? NULL : part->perm};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        cudaFree(all[i]);
+        cuda_drop(s, all[i]);
     part->whole = whole;
     part->number = number;
     part->data = (char *)whole->data + p.codes;
@@ -129,6 +129,6 @@ int cuda_weight_join(struct backend *b, struct weight *const *w, int n, struct e
     whole->perm = w[0]->perm;
     int64_t from = 0;
     for (int i = 0; i < n; from += w[i++]->N)
-        move_in(w[i], whole, i, from);
+        move_in(s, w[i], whole, i, from);
     return 0;
 }

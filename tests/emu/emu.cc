@@ -2,7 +2,7 @@
  * EMU_LAUNCHES=FILE writes there, at the end, how many kernels were launched;
  * EMU_SM=86 is a device of that compute capability with its shared memory (default 90), EMU_PTX=80 code that was made of PTX for 8.0, EMU_MB=100 one of 100 MB (default 1024), of which
  * others hold EMU_TAKEN KB, EMU_MODE=3 one of that compute mode whose place is taken, EMU_DRIVER=12020 one with the driver of CUDA 12.2.
- * What it proves: indices, layouts, barriers, waits (for copies out of page-locked memory too), bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
+ * What it proves: indices, layouts, barriers, waits (for copies out of page-locked memory, and before memory is freed), bounds, arithmetic. What it does not: the compiler for the GPU, timing, memory ordering between blocks. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,15 +33,26 @@ static int setting(const char *name, int otherwise)
 static size_t memory() { return (size_t)setting("EMU_MB", 1024) << 20; }
 static size_t free_memory() { return memory() - ((size_t)setting("EMU_TAKEN", 0) << 10) - used_memory; }
 
+/* What a call failed with is remembered until somebody asks. */
+static cudaError_t last_error;
+static cudaError_t fail(cudaError_t r) { return last_error = r; }
+
+cudaError_t cudaGetLastError(void)
+{
+    cudaError_t r = last_error;
+    last_error = cudaSuccess;
+    return r;
+}
+
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     size_t body = (bytes + PAGE - 1) / PAGE * PAGE, at = body - (bytes + 63) / 64 * 64;
     *out = NULL;
     if (body > free_memory())
-        return cudaErrorMemoryAllocation;
+        return fail(cudaErrorMemoryAllocation);
     char *p = (char *)mmap(NULL, body + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED || mprotect(p + body, PAGE, PROT_NONE))
-        return cudaErrorMemoryAllocation;
+        return fail(cudaErrorMemoryAllocation);
     memset(p, 0xff, body);
     used_memory += body;
     *out = p + at;
@@ -49,13 +60,14 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     return cudaSuccess;
 }
 
-static void make_all_copies();
+static bool queued; /* something is on the stream that nobody has waited for */
 
 cudaError_t cudaFree(void *p)
 {
     if (!p)
         return cudaSuccess;
-    make_all_copies();
+    if (queued)
+        DIE("cudaFree of %p while something is queued, which cudaFree need not wait for", p);
     auto i = allocations.find(p);
     if (i == allocations.end())
         DIE("cudaFree of %p, which is no allocation", p);
@@ -95,12 +107,14 @@ cudaError_t cudaMallocHost(void **out, size_t bytes)
     *out = malloc(bytes);
     if (*out)
         locked[(char *)*out] = bytes;
-    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
+    return *out ? cudaSuccess : fail(cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaFreeHost(void *p)
 {
-    make_all_copies();
+    for (const late_copy &c : late)
+        if ((char *)c.from >= (char *)p && (char *)c.from < (char *)p + locked[(char *)p])
+            DIE("cudaFreeHost of %p while a copy of %p is queued", p, c.from);
     locked.erase((char *)p);
     free(p);
     return cudaSuccess;
@@ -108,6 +122,7 @@ cudaError_t cudaFreeHost(void *p)
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
+    queued = true;
     make_all_copies();
     memset(p, value, bytes);
     return cudaSuccess;
@@ -115,6 +130,9 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows, enum cudaMemcpyKind, cudaStream_t)
 {
+    if (!to || !from)
+        return fail(cudaErrorInvalidValue);
+    queued = true;
     auto i = locked.upper_bound((char *)from);
     bool is_locked = i != locked.begin() && (--i, (char *)from < i->first + i->second);
     if (!is_locked)
@@ -164,7 +182,7 @@ cudaError_t cudaDeviceGetAttribute(int *out, enum cudaDeviceAttr a, int)
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *out = most_shared() + 1024; return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *out = most_shared(); return cudaSuccess;
     }
-    return cudaErrorInvalidValue;
+    return fail(cudaErrorInvalidValue);
 }
 
 cudaError_t cudaDriverGetVersion(int *version)
@@ -185,13 +203,13 @@ cudaError_t cudaGetDeviceCount(int *count)
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
     *count = driver >= runtime;
-    return *count ? cudaSuccess : cudaErrorInsufficientDriver;
+    return *count ? cudaSuccess : fail(cudaErrorInsufficientDriver);
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 {
     if (device != 0)
-        return cudaErrorInvalidDevice;
+        return fail(cudaErrorInvalidDevice);
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated device");
     p->major = capability() / 10;
@@ -204,22 +222,23 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 cudaError_t cudaSetDevice(int device)
 {
     if (device != 0)
-        return cudaErrorInvalidDevice;
-    return setting("EMU_MODE", cudaComputeModeDefault) != cudaComputeModeDefault ? cudaErrorDevicesUnavailable : free_memory() ? cudaSuccess : cudaErrorMemoryAllocation;
+        return fail(cudaErrorInvalidDevice);
+    if (setting("EMU_MODE", cudaComputeModeDefault) != cudaComputeModeDefault)
+        return fail(cudaErrorDevicesUnavailable);
+    return free_memory() ? cudaSuccess : fail(cudaErrorMemoryAllocation);
 }
 
-cudaError_t cudaGetLastError(void) { return cudaSuccess; }
 const char *cudaGetErrorString(cudaError_t r) { return r == cudaErrorMemoryAllocation ? "out of memory" : r ? "error" : "no error"; }
 const char *cudaGetErrorName(cudaError_t r) { return r == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaError"; }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { *s = NULL; return cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { *s = (cudaStream_t)&queued; return cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { make_all_copies(); return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { make_all_copies(); queued = false; return cudaSuccess; }
 struct emu_event { uint64_t copies; }; /* those before it */
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { *e = new emu_event{0}; return cudaSuccess; }
 cudaError_t cudaEventDestroy(cudaEvent_t e) { delete e; return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) { e->copies = late_made + late.size(); return cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) { make_copies(e->copies); return cudaSuccess; }
-cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int value) { return value <= most_shared() ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int value) { return value <= most_shared() ? cudaSuccess : fail(cudaErrorInvalidValue); }
 
 /* Code for this very device, or with EMU_PTX made of PTX for that one. */
 cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *)
@@ -373,6 +392,7 @@ static void write_launches()
 
 void emu_launch(dim3 grid, dim3 block, size_t bytes, const std::function<void()> &thread)
 {
+    queued = true;
     make_all_copies();
     if (!launches++ && getenv("EMU_LAUNCHES"))
         atexit(write_launches);

@@ -26,6 +26,9 @@ static void memory(struct rig *r)
            "out of memory: %s", err.text);
     b->ops->kv_free(b, kv);
     MUST(b->ops->alloc(b, 64, &p, &err)); /* and the device goes on */
+    rc = b->ops->upload(b, NULL, host, 4, &err); /* what the runtime refuses is no error of the op after it */
+    tap_ok(rc == -ERR_DEVICE && !strncmp(err.text, "cuda:0: upload: ", 16), "an upload to nowhere: %s", err.text);
+    MUST(b->ops->add(b, p, p, 16, &err));
     b->ops->free(b, p);
 }
 
