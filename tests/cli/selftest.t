@@ -118,7 +118,7 @@ broken() { # HOW PATTERN WHAT [OPTION...]
     export BROKEN="$1"
     how=$1 text=$2 which=$3
     shift 3
-    fails 1 "^gptqpipe: error: selftest: $text \(device auto takes the CPU\)\$" "$which" selftest --device cuda "$@"
+    fails 1 "^gptqpipe: error: selftest: $text \(device auto takes the CPU\)\$" "$which" selftest --device cuda --isa "${isas##* }" "$@"
     unset BROKEN
     cp "$work/out" "$work/out.$how"
     like "$(proof)" "^selftest  failed on this device on 20[0-9-]*: $text \(device auto takes the CPU\)\$" "$which: said by doctor"
@@ -130,15 +130,13 @@ broken hang "$rope: did not end in 5 s and was killed" 'a hang' --limit 5
 broken exit "$rope: its process ended with status 3" 'an exit'
 broken error "$rope: cuda:0: rope: an illegal memory access was encountered" 'an error of the device'
 broken wrong 'silu: 4099 values: value 0 is [-0-9.e]+, the reference gives [-0-9.e]+' 'wrong results'
-failed() { awk '/FAILED/ { print $2 }' "$work/out.$1" | tr '\n' ' '; }
-is "$(failed wrong)" 'silu dense-chain simple-chain marlin marlin-chain ' 'wrong results: the groups, and what is made of them'
+is "$(awk '/FAILED/ { print $2 }' "$work/out.wrong" | tr '\n' ' ')" 'silu sample marlin marlin-joined marlin-chain ' 'wrong results: every group that has some'
 like "$(cat "$work/out.wrong")" '^cuda:0 +marlin +40 cases  FAILED: w4 200x300 group 32, 1 token: token 0, output 0 is [-0-9.e]+, and [-0-9.e]+ among 130 tokens$' 'wrong results: the case and the two values'
 like "$(cat "$work/out.wrong")" '^cuda:0 +simple +80 cases  worst error' 'wrong results: the other groups pass'
-broken decode 'sample: 3 rows of 1 logits, alone and in other places: value 0 is 0, and 1 alone' 'what decoding uses'
-is "$(failed decode)" 'sample marlin-joined marlin-chain ' 'what decoding uses: the groups'
-like "$(grep marlin-joined "$work/out.decode")" 'FAILED: w4 256.128.128x172 group 128, 7 tokens: token 0, output 0 of the third is [-0-9.e]+, and [-0-9.e]+ among 33 tokens$' 'matrices that are joined: one launch'
-like "$(grep marlin-chain "$work/out.decode")" 'FAILED: w4 layer of 256 and 384, prefill: value 0 is [-0-9.e]+, the reference gives [-0-9.e]+$' 'halves that an op has left: taken'
-BROKEN=probe run selftest --device cuda --limit 5
+like "$(grep sample "$work/out.wrong")" 'FAILED: 3 rows of 1 logits, alone and in other places: value 0 is 0, and 1 alone$' 'a token: the two ids'
+like "$(grep marlin-joined "$work/out.wrong")" 'FAILED: w4 256.128.128x172 group 128, 7 tokens: token 0, output 0 of the third is [-0-9.e]+, and [-0-9.e]+ among 33 tokens$' 'matrices that are joined: one launch'
+like "$(grep marlin-chain "$work/out.wrong")" 'FAILED: w4 layer of 256 and 384, prefill: value 0 is [-0-9.e]+, the reference gives [-0-9.e]+$' 'halves that an op has left: taken'
+BROKEN=probe run selftest --device cuda --isa "${isas##* }" --limit 5
 is "$rc $(cat "$work/err")" '1 gptqpipe: error: selftest: device: asking the plug-in: did not end in 5 s and was killed (device auto takes the CPU)' 'a device that does not answer'
 
 # A verdict that cannot be kept is told with the reason, and is none.
@@ -153,7 +151,7 @@ is "$? $(cat "$work/err") $(tail -n 1 "$work/out")" '64 gptqpipe: error: selftes
 
 # Killed half way: no verdict, neither the old one nor a new one.
 restore
-BROKEN=hang "$GPTQPIPE" selftest --device cuda --limit 600 >"$work/out" 2>&1 &
+BROKEN=hang "$GPTQPIPE" selftest --device cuda --isa "${isas##* }" --limit 600 >"$work/out" 2>&1 &
 pid=$!
 while kill -0 $pid && ! grep -q '^cuda:0 *rmsnorm' "$work/out"; do sleep 0.1; done
 kill -9 $pid
