@@ -103,7 +103,7 @@ static void refusals(void **state)
     assert_null(select_kernel(&m, "machete", &why));
     assert_ptr_equal(why, no_machete);
     assert_string_equal(select_kernel(&m, "marlin", &why), "marlin");
-    m.N = 1024; /* no row names machete: nothing to say of it */
+    m.N = 1023; /* no row names machete: nothing to say of it */
     assert_string_equal(select_kernel(&m, "auto", &why), "marlin");
     assert_string_equal(why, "");
     m.no_machete = NULL;
